@@ -1,0 +1,118 @@
+"""ZeroMQ endpoints as users write them: `tcp://127.0.0.1:5555`, `ipc:///run/twinbeam/in`. Loopback unless told."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+import zmq
+
+from ingest.errors import UsageRefused
+from ingest.topics import MAX_MESSAGE_BYTES
+
+_SOCKETS = {"sub": zmq.SUB, "pull": zmq.PULL}
+_HIGH_WATER_MARK = 256
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a socket meets its peer, and which side waits for the other. `remote`: other hosts may be the peer."""
+
+    address: str
+    bind: bool
+    socket: str = "sub"
+    remote: bool = False
+
+
+def parse_endpoint(uri: str) -> Endpoint:
+    """`zmq+tcp://host:port?socket=pull&bind=1` as an `Endpoint`; `UsageRefused` says what is wrong with it."""
+    parts = urlsplit(uri.removeprefix("zmq+"))
+    options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+    unknown = set(options) - {"socket", "bind", "remote"}
+    if unknown:
+        raise UsageRefused(f"unknown option '{min(unknown)}'", where=uri, mend="known: socket, bind, remote")
+    kind = options.get("socket", "sub")
+    if kind not in _SOCKETS:
+        raise UsageRefused(f"unknown socket '{kind}'", where=uri, mend="socket=sub or socket=pull")
+    endpoint = Endpoint(
+        address=f"{parts.scheme}://{parts.netloc}{parts.path}",
+        bind=_flag(options, "bind", uri),
+        socket=kind,
+        remote=_flag(options, "remote", uri),
+    )
+    check_endpoint(endpoint)
+    return endpoint
+
+
+def _flag(options: dict[str, str], name: str, uri: str) -> bool:
+    value = options.get(name, "0")
+    if value not in ("0", "1"):
+        raise UsageRefused(f"{name}={value}", where=uri, mend=f"{name}=0 or {name}=1")
+    return value == "1"
+
+
+def check_endpoint(endpoint: Endpoint) -> None:
+    """Refuse transports we do not speak, missing ports, and binding to other hosts without `remote`."""
+    parts = urlsplit(endpoint.address)
+    if parts.scheme == "ipc":
+        if not (parts.netloc + parts.path):
+            raise UsageRefused("ipc needs a path", where=endpoint.address, mend="ipc:///run/twinbeam/in, say")
+        return
+    if parts.scheme != "tcp":
+        raise UsageRefused(f"unknown transport '{parts.scheme}'", where=endpoint.address, mend="tcp:// or ipc://")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if not parts.hostname or port is None:
+        raise UsageRefused("needs a host and a port", where=endpoint.address, mend="tcp://127.0.0.1:5555, say")
+    if endpoint.bind and not endpoint.remote and not is_loopback(parts.hostname):
+        raise UsageRefused(
+            "would listen to other hosts",
+            where=endpoint.address,
+            mend="use 127.0.0.1, or say remote if it is meant",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def open_socket(
+    context: zmq.Context[zmq.Socket[bytes]], kind: int, endpoint: Endpoint, *, welcome: bytes = b""
+) -> zmq.Socket[bytes]:
+    """A bounded socket of ZeroMQ type `kind` at `endpoint`; `UsageRefused` where it cannot be had (port in use).
+
+    welcome: what an XPUB socket sends a new subscriber of that topic.
+    """
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
+    socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
+    if welcome:
+        # A publisher that would rather fail than drop, so that drops can be counted.
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+        socket.setsockopt(zmq.XPUB_WELCOME_MSG, welcome)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+    try:
+        if endpoint.bind:
+            socket.bind(endpoint.address)
+        else:
+            socket.connect(endpoint.address)
+    except zmq.ZMQError as error:
+        socket.close()
+        mend = "stop the other program or choose another port" if error.errno == zmq.EADDRINUSE else ""
+        raise UsageRefused(str(error.strerror), where=endpoint.address, mend=mend) from None
+    return socket
+
+
+def socket_type(endpoint: Endpoint) -> int:
+    """The ZeroMQ type that receives at `endpoint`."""
+    return int(_SOCKETS[endpoint.socket])

@@ -1,0 +1,34 @@
+"""Plays recorded messages back at the pace at which they were recorded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from ingest.clock import Clock
+from ingest.messages import Message
+
+
+def at_their_time(
+    messages: Iterable[Message],
+    clock: Clock,
+    closed: threading.Event,
+    *,
+    speed: float = 1.0,
+    restamp: bool = True,
+) -> Iterator[Message]:
+    """`messages` when their time has come; with `restamp` they carry the time at which they are passed on.
+
+    speed: recorded seconds per second. Ends early when `closed` is set. A message that is late goes out at once.
+    """
+    recorded_ns: int | None = None
+    begun_ns = clock.now_ns()
+    for message in messages:
+        if recorded_ns is None:
+            recorded_ns, begun_ns = message.t_ns, clock.now_ns()
+        due_ns = begun_ns + round((message.t_ns - recorded_ns) / speed)
+        if closed.wait(max(due_ns - clock.now_ns(), 0) * 1e-9):
+            return
+        yield msgspec.structs.replace(message, t_ns=clock.now_ns()) if restamp else message
