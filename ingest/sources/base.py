@@ -1,0 +1,42 @@
+"""What every source of messages has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ingest.messages import Message
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What is known of a source before its first message; None where it does not apply."""
+
+    format: str
+    where: str
+    antennas: int | None = None
+    rate_hz: float | None = None
+    center_hz: float | None = None
+    samples: int | None = None
+
+
+@dataclass
+class Source(ABC):
+    """An iterable of messages in the order of their time.
+
+    `rejected` counts by reason what could not be passed on, `gaps` the samples or messages known to be missing.
+    Both are complete when iteration has ended.
+    """
+
+    info: SourceInfo
+    rejected: Counter[str] = field(default_factory=Counter, init=False)
+    gaps: int = field(default=0, init=False)
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Message]:
+        """The messages, once."""
+
+    def close(self) -> None:  # noqa: B027 - most sources hold nothing open
+        """Give back files and sockets; a closed source yields nothing more."""
