@@ -1,0 +1,91 @@
+"""How simulated users move: walks along the outdoor grid, and what they believe of their own position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import KDTree
+
+Real = npt.NDArray[np.float64]
+
+
+@dataclass
+class Walk:
+    """A walk from grid point to neighbouring grid point at constant speed, mostly straight on.
+
+    grid_m [P, 3], reach_m: how far a neighbour may be. The walk is a function of `rng` alone.
+    """
+
+    grid_m: Real
+    reach_m: float
+    speed_m_s: float
+    rng: np.random.Generator
+    position_m: Real = field(init=False)
+    velocity_m_s: Real = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._neighbours = KDTree(self.grid_m)
+        self._here = self._starting_point()
+        self.position_m = self.grid_m[self._here].copy()
+        self.velocity_m_s = np.zeros(3)
+        self._heading = self._unit(self.rng.normal(size=3))
+        self._target = self._next_target()
+
+    def _starting_point(self) -> int:
+        """A grid point that has neighbours to walk to."""
+        for _ in range(1000):
+            point = int(self.rng.integers(len(self.grid_m)))
+            if len(self._neighbours.query_ball_point(self.grid_m[point], self.reach_m)) > 2:
+                return point
+        return 0
+
+    def advance(self, seconds: float) -> None:
+        """Walk on for `seconds`."""
+        left_m = self.speed_m_s * seconds
+        for _ in range(1000):
+            to_target = self.grid_m[self._target] - self.position_m
+            distance_m = float(np.linalg.norm(to_target))
+            if distance_m > left_m:
+                self._heading = to_target / distance_m
+                self.position_m = self.position_m + self._heading * left_m
+                break
+            self.position_m = self.grid_m[self._target].copy()
+            left_m -= distance_m
+            self._here = self._target
+            self._target = self._next_target()
+        self.velocity_m_s = self._heading * self.speed_m_s
+
+    def _next_target(self) -> int:
+        """A neighbour of the current grid point, straight on more likely than round a corner than back."""
+        here = self.grid_m[self._here]
+        around = [i for i in self._neighbours.query_ball_point(here, self.reach_m) if i != self._here]
+        if not around:
+            return self._here
+        directions = self.grid_m[around] - here
+        cosines = (directions @ self._heading) / np.linalg.norm(directions, axis=1)
+        weights = np.exp(4.0 * cosines)
+        return int(self.rng.choice(around, p=weights / weights.sum()))
+
+    @staticmethod
+    def _unit(vector: Real) -> Real:
+        return np.asarray(vector / np.linalg.norm(vector))
+
+
+@dataclass
+class PositionError:
+    """Error of a positioning service: Gauss-Markov per axis, `sigma_m` strong, `correlation_s` long."""
+
+    sigma_m: float
+    correlation_s: float
+    rng: np.random.Generator
+    error_m: Real = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.error_m = self.sigma_m * self.rng.normal(size=3)
+
+    def advance(self, seconds: float) -> None:
+        """Let the error drift for `seconds`."""
+        keep = float(np.exp(-seconds / self.correlation_s))
+        self.error_m = keep * self.error_m + np.sqrt(1 - keep**2) * self.sigma_m * self.rng.normal(size=3)

@@ -1,0 +1,184 @@
+"""The site file: what a user says once about a place, its arrays and its RIS.
+
+Coordinates are the scene's: metres, x east, y north, z up. Angles are degrees: yaw turns counter-clockwise from x,
+pitch downwards. An array looks along its own x axis; its rows stand on z, its columns on y.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ingest.errors import UsageRefused
+from ingest.settings_file import read_toml, validated
+
+SPEED_OF_LIGHT_M_S = 299_792_458.0
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Point = tuple[Finite, Finite, Finite]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mount(_Table):
+    """Where something stands and where it looks."""
+
+    position_m: Point
+    yaw_deg: Finite = 0.0
+    pitch_deg: Finite = 0.0
+
+    def rotation(self) -> npt.NDArray[np.float64]:
+        """Own axes as columns of a [3, 3] matrix: boresight, left (along columns), up (along rows)."""
+        yaw, pitch = np.radians(self.yaw_deg), np.radians(self.pitch_deg)
+        boresight = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), -np.sin(pitch)])
+        left = np.array([-np.sin(yaw), np.cos(yaw), 0.0])
+        return np.stack([boresight, left, np.cross(boresight, left)], axis=1)
+
+
+class Panel(Mount):
+    """A planar array of rows x columns elements, spaced in wavelengths of the site's carrier."""
+
+    rows: Annotated[int, Field(ge=1, le=256)] = 1
+    columns: Annotated[int, Field(ge=1, le=256)] = 1
+    spacing_wavelengths: Annotated[float, Field(gt=0, le=10)] = 0.5
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.columns
+
+    def element_positions_m(self, wavelength_m: float) -> npt.NDArray[np.float64]:
+        """Element positions relative to the panel's middle, row by row from the top, left to right. [elements, 3]."""
+        up = ((self.rows - 1) / 2 - np.arange(self.rows)) * self.spacing_wavelengths * wavelength_m
+        left = ((self.columns - 1) / 2 - np.arange(self.columns)) * self.spacing_wavelengths * wavelength_m
+        axes = self.rotation()
+        grid = up[:, None, None] * axes[:, 2] + left[None, :, None] * axes[:, 1]
+        return grid.reshape(-1, 3)
+
+
+class BaseStation(Panel):
+    """The transmit array. pattern: Sionna RT's name of the element pattern."""
+
+    pattern: Literal["iso", "dipole", "hw_dipole", "tr38901"] = "tr38901"
+
+
+class Ris(Panel):
+    """A reconfigurable intelligent surface.
+
+    Power pattern of an element: gamma cos^(2q)(angle) towards the front, nothing behind. gamma = 4 pi s^2 is the gain
+    of the aperture (s wavelengths)^2 that an element fills, and 2q = gamma / 2 - 1 makes the pattern radiate what it
+    is fed: gamma = pi and q = 0.285 for s = 1/2 (S. W. Ellingson, "Path loss in reconfigurable intelligent
+    surface-enabled channels", IEEE PIMRC 2021). `efficiency_db` is what one reflection loses beside.
+    """
+
+    efficiency_db: Annotated[float, Field(le=0, ge=-60)] = 0.0
+
+    def amplitude(self, cosine: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Amplitude pattern of an element at `cosine` of the angle from boresight; shape kept.
+
+        A reflection passes the pattern twice, so each pass carries half of the efficiency.
+        """
+        gamma = 4 * np.pi * self.spacing_wavelengths**2
+        exponent = max(gamma / 2 - 1, 0.0)
+        power = gamma * np.where(cosine > 0, np.maximum(cosine, 0.0) ** exponent, 0.0)
+        return np.asarray(np.sqrt(power) * 10 ** (self.efficiency_db / 40))
+
+
+class UserArea(_Table):
+    """The grid of user positions: outdoor points of a rectangle, `spacing_m` apart, `height_m` over its ground."""
+
+    corner_m: tuple[Finite, Finite]
+    size_m: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    spacing_m: Annotated[float, Field(gt=0)] = 2.0
+    height_m: Annotated[float, Field(ge=0)] = 1.5
+
+    @model_validator(mode="after")
+    def _not_endless(self) -> UserArea:
+        count = (self.size_m[0] / self.spacing_m + 1) * (self.size_m[1] / self.spacing_m + 1)
+        if count > 1e6:
+            raise ValueError(f"{count:.0f} grid points; enlarge spacing_m")
+        return self
+
+    def grid_m(self) -> npt.NDArray[np.float64]:
+        """All points of the rectangle, indoors and out. Shape [points, 3]."""
+        axes = [
+            corner + self.spacing_m * np.arange(int(size / self.spacing_m + 1e-9) + 1)
+            for corner, size in zip(self.corner_m, self.size_m, strict=True)
+        ]
+        x, y = np.meshgrid(*axes, indexing="ij")
+        return np.stack([x.ravel(), y.ravel(), np.full(x.size, self.height_m)], axis=1)
+
+
+class TraceSettings(_Table):
+    """How faithfully paths are traced; the twin and the world differ in nothing else."""
+
+    max_depth: Annotated[int, Field(ge=0, le=10)] = 2
+    samples: Annotated[int, Field(ge=1000, le=10**8)] = 10**6
+    diffraction: bool = False
+    scattering: Annotated[float, Field(ge=0, le=1)] = 0.0
+    scattering_samples: Annotated[int, Field(ge=100, le=10**7)] = 10_000
+    refraction: bool = False
+    max_paths: Annotated[int, Field(ge=1, le=1000)] = 16
+    seed: Annotated[int, Field(ge=1)] = 1
+
+
+class Material(_Table):
+    """Overrides of a scene material; what is left out stays as the scene has it."""
+
+    relative_permittivity: Annotated[float, Field(ge=1)] | None = None
+    conductivity_s_m: Annotated[float, Field(ge=0)] | None = None
+
+
+class Site(_Table):
+    """A whole site file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    scene: str
+    carrier_hz: Annotated[float, Field(ge=1e8, le=1e12)]
+    bs: BaseStation
+    ris: Ris | None = None
+    users: UserArea
+    twin: TraceSettings = TraceSettings()
+    world: TraceSettings = TraceSettings(max_depth=5, diffraction=True, scattering=0.3, max_paths=32)
+    materials: dict[str, Material] = {}
+    world_materials: dict[str, Material] = {}
+
+    @property
+    def wavelength_m(self) -> float:
+        return SPEED_OF_LIGHT_M_S / self.carrier_hz
+
+
+def sites_folder() -> Path:
+    """Where the sites that come with twinbeam lie."""
+    return Path(str(resources.files("sim"))) / "sites"
+
+
+def site_path(name_or_path: str) -> Path:
+    """The site file that a user means: a path, a folder that holds `site.toml`, or the name of a site we ship."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path / "site.toml"
+    if path.suffix == ".toml":
+        return path
+    shipped = sites_folder() / name_or_path / "site.toml"
+    if shipped.is_file():
+        return shipped
+    known = ", ".join(sorted(folder.name for folder in sites_folder().iterdir() if (folder / "site.toml").is_file()))
+    raise UsageRefused("no such site", where=name_or_path, mend=f"a path to a site.toml, or one of: {known}")
+
+
+def load_site(path: Path) -> Site:
+    """The site file at `path`; `UsageRefused` names the first thing wrong with it."""
+    return validated(Site, read_toml(path), str(path))
+
+
+def site_digest(site: Site) -> str:
+    """What identifies a site: sha256 of its canonical JSON."""
+    return hashlib.sha256(site.model_dump_json().encode()).hexdigest()
