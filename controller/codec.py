@@ -1,0 +1,113 @@
+"""Decoders of CSI feedback: ONNX files with a manifest that pins their hash.
+
+A model ships as `NAME.onnx` and `NAME.json`. It turns a codeword [1, L] into a channel [1, 2, N, S], real and imaginary
+part, in units of the gain that the feedback carries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from controller.covariance import Complex
+from ingest.errors import InputRefused
+from ingest.messages import FloatArray
+from ingest.settings_file import refusal
+from sim.bundle import file_digest
+
+
+class CodecManifest(BaseModel):
+    """What stands beside a codec's ONNX file. nmse_db: error of its decoded channels, measured on held-out data."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    format: Literal["twinbeam.codec/1"] = Field(alias="schema")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]{1,64}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    codeword: Annotated[int, Field(ge=1)]
+    antennas: Annotated[int, Field(ge=1)]
+    tones: Annotated[int, Field(ge=1)]
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    nmse_db: Annotated[float, Field(le=0, ge=-80)]
+    data: str
+    commit: str
+
+
+class CsiDecoder(Protocol):
+    """From a user's codeword to its channel."""
+
+    manifest: CodecManifest
+
+    def decode(self, codeword: FloatArray, gain: float) -> Complex:
+        """The channel [N, S] behind `codeword`; `ValueError` where it does not fit or the result is not finite."""
+        ...
+
+
+class OnnxDecoder:
+    """An ONNX codec run by ONNX Runtime on one thread that does not spin."""
+
+    def __init__(self, path: Path) -> None:
+        self.manifest = _read_manifest(path)
+        digest = file_digest(path)
+        if digest != self.manifest.sha256:
+            raise InputRefused(
+                f"sha256 is {digest[:12]}…, its manifest says {self.manifest.sha256[:12]}…",
+                where=str(path),
+                mend="take model and manifest from the same release",
+            )
+        self._session = _open_session(path)
+        self._input = self._session.get_inputs()[0].name
+        try:
+            self.decode(np.zeros(self.manifest.codeword, np.float32), 1.0)
+        except Exception as error:
+            raise InputRefused(
+                f"does not do what its manifest says: {error}", where=str(path), mend="export it anew"
+            ) from None
+
+    def decode(self, codeword: FloatArray, gain: float) -> Complex:
+        if codeword.shape != (self.manifest.codeword,):
+            raise ValueError(
+                f"codeword of {codeword.size} numbers, {self.manifest.name} takes {self.manifest.codeword}"
+            )
+        (output,) = self._session.run(None, {self._input: codeword.astype(np.float32)[None]})
+        expected = (1, 2, self.manifest.antennas, self.manifest.tones)
+        if output.shape != expected:
+            raise ValueError(f"decoded shape {output.shape}, not {expected}")
+        channel = (output[0, 0] + 1j * output[0, 1]).astype(np.complex128) * (self.manifest.scale * gain)
+        if not np.isfinite(channel).all():
+            raise ValueError("decoded channel is not finite")
+        return np.asarray(channel)
+
+
+def _read_manifest(path: Path) -> CodecManifest:
+    manifest_path = path.with_suffix(".json")
+    try:
+        text = manifest_path.read_bytes()
+    except OSError as error:
+        raise InputRefused(
+            f"cannot be read: {error.strerror}",
+            where=str(manifest_path),
+            mend="a model needs its manifest beside it",
+        ) from None
+    try:
+        return CodecManifest.model_validate_json(text)
+    except ValidationError as error:
+        problem = refusal(CodecManifest, error, str(manifest_path))
+        raise InputRefused(problem.what, where=problem.where, mend=problem.mend) from None
+
+
+def _open_session(path: Path) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise InputRefused(f"is not a model that ONNX Runtime loads: {error}", where=str(path)) from None

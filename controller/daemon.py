@@ -1,0 +1,258 @@
+"""The edge around the pipeline: an event loop that takes frames in, grants budgets, and sends decisions out.
+
+Two task boundaries: receive (a thread) | step | emit. The first part to end ends all of them, in order, with
+everything closed; a part that fails makes `run` raise what it failed with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from controller.config import Config
+from controller.emit import DecisionPublisher
+from controller.ladder import CostEstimate
+from controller.metrics import Metrics
+from controller.page.feed import PageFeed
+from controller.session import Session
+from ingest.clock import Clock
+from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
+from ingest.nr.receiver import NrReceiver
+from ingest.pacing import at_their_time
+from ingest.sources import Source
+from ingest.sources.zmq_stream import ZmqSource
+
+_QUEUE_MESSAGES = 4096
+_GATHER_SHARE = 0.35
+"""Share of the deadline that is waited for the frames of the other users once the first one is there."""
+
+_LATE_PERIODS = 1.5
+"""Periods without any frame after which a block is decided without."""
+
+_HOUSEKEEPING_S = 0.1
+
+
+@dataclass
+class Daemon:
+    """A live run. watch: called regularly; raises when something that the run depends on has died."""
+
+    config: Config
+    session: Session
+    source: Source
+    clock: Clock
+    metrics: Metrics
+    publisher: DecisionPublisher | None = None
+    page: PageFeed | None = None
+    blocks: int | None = None
+    watch: Callable[[], None] = lambda: None
+    dropped: Counter[str] = field(default_factory=Counter)
+    _queue: queue.Queue[Message] = field(default_factory=lambda: queue.Queue(_QUEUE_MESSAGES), init=False)
+    _costs: CostEstimate = field(default_factory=CostEstimate, init=False)
+    _failure: Exception | None = field(default=None, init=False)
+    _block: int = field(default=-1, init=False)
+    _first_ns: int | None = field(default=None, init=False)
+    _decided_ns: int | None = field(default=None, init=False)
+    _expected: set[str] = field(default_factory=set, init=False)
+
+    async def run(self) -> None:
+        """Work until `blocks` are decided, the source ends, a signal comes or something fails."""
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._closed = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._stop.set)
+        ended = threading.Event()
+        receiver = threading.Thread(target=self._receive, args=(ended,), name="receive", daemon=True)
+        receiver.start()
+        parts: list[Coroutine[Any, Any, None]] = [
+            self._decide_blocks(ended),
+            self._keep_house(),
+            self._until_stopped(),
+        ]
+        tasks = [asyncio.create_task(part) for part in parts]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._closed.set()
+            self.source.close()
+            receiver.join(timeout=5.0)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._loop.remove_signal_handler(number)
+            self._count_up()
+
+    async def _until_stopped(self) -> None:
+        await self._stop.wait()
+
+    # ---- receive (its own thread) -------------------------------------------------------------------------------
+
+    def _receive(self, ended: threading.Event) -> None:
+        """Read the source until it ends; an exception is kept for the loop to raise."""
+        try:
+            for message in self._channel_messages():
+                try:
+                    self._queue.put_nowait(message)
+                except queue.Full:
+                    self.dropped["loop_behind"] += 1
+                self._wake()
+        except Exception as error:
+            self._failure = error
+        finally:
+            ended.set()
+            self._wake()
+
+    def _channel_messages(self) -> Iterator[Message]:
+        """The source's messages, IQ received into channel frames, recordings at the pace of their recording."""
+        live = isinstance(self.source, ZmqSource)
+        receivers: dict[str, NrReceiver] = {}
+        for message in self.source if live else at_their_time(self.source, self.clock, self._closed):
+            if isinstance(message, IqBlock):
+                yield from receivers.setdefault(message.source, NrReceiver()).process(message)
+            else:
+                yield message
+
+    def _wake(self) -> None:
+        if self._news.is_set():
+            return
+        with suppress(RuntimeError):  # the loop has closed: nobody is left to be woken
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def _take_in(self) -> None:
+        """Move what the receiver queued into the mailbox."""
+        while True:
+            try:
+                message = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, ChannelFrame):
+                if self._first_ns is None:
+                    self._first_ns = message.t_ns
+                if self.page is not None:
+                    self.page.saw(message)
+            self.metrics.took_in(message.TOPIC)
+            self.session.put(message)
+
+    # ---- step -------------------------------------------------------------------------------------------------
+
+    async def _decide_blocks(self, ended: threading.Event) -> None:
+        while self.blocks is None or self.session.report.decisions < self.blocks:
+            if not await self._block_is_due(ended):
+                if self._failure is not None:
+                    raise self._failure
+                return
+            self._decide_block()
+
+    async def _block_is_due(self, ended: threading.Event) -> bool:
+        """Wait for the frames of a block: all users', or those that came in time. False when none can come any more."""
+        while True:
+            self._news.clear()
+            self._take_in()
+            heard = self.session.mailbox.users_heard()
+            if heard and heard >= self._expected:
+                return True
+            if ended.is_set() and self._queue.empty():
+                return bool(heard)
+            wait_s = self._patience_s()
+            if wait_s is not None and wait_s <= 0:
+                return True
+            try:
+                await asyncio.wait_for(self._news.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for more frames; None before the first one ever came."""
+        now_ns, block = self.clock.now_ns(), self.config.block
+        if self._first_ns is not None:
+            return (self._first_ns - now_ns) * 1e-9 + _GATHER_SHARE * block.deadline_s
+        if self._decided_ns is not None:
+            return (self._decided_ns - now_ns) * 1e-9 + _LATE_PERIODS * block.period_s
+        return None
+
+    def _decide_block(self) -> None:
+        """One step, its emission, and what is measured of both."""
+        mailbox, config = self.session.mailbox, self.config
+        begun_ns = self.clock.now_ns()
+        first_ns = self._first_ns if self._first_ns is not None else begun_ns
+        deadline_ns = first_ns + round(config.block.deadline_s * 1e9)
+        self._expected = mailbox.users_heard()
+        self._first_ns = None
+        self._block = max(mailbox.newest_block() or 0, self._block + 1)
+        rung = self._costs.affordable((deadline_ns - begun_ns) * 1e-9, {"linear": True})
+        decision = self.session.step(
+            StepBudget(
+                source="twinbeam",
+                epoch=0,
+                seq=self.session.report.decisions,
+                t_ns=begun_ns,
+                block=self._block,
+                rung=rung,
+                iterations=config.design.ris_sweeps,
+                lead_s=config.block.lead_s,
+            )
+        )
+        if self.publisher is not None:
+            self.publisher.publish(decision)
+        self._decided_ns = self.clock.now_ns()
+        self._costs.observe(rung, (self._decided_ns - begun_ns) * 1e-9)
+        self._account(decision, (self._decided_ns - first_ns) * 1e-9, missed=self._decided_ns > deadline_ns)
+
+    def _account(self, decision: BlockDecision, latency_s: float, *, missed: bool) -> None:
+        self.session.report.emitted(latency_s, missed=missed)
+        self.metrics.decided(decision, latency_s, missed=missed)
+        self.metrics.stages(self.session.stages.last_s)
+        if self.page is not None:
+            self.page.decided(decision, latency_s, self.session.state)
+
+    # ---- housekeeping -----------------------------------------------------------------------------------------
+
+    async def _keep_house(self) -> None:
+        while True:
+            due = self._loop.time() + _HOUSEKEEPING_S
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            self.metrics.loop_lag(self._loop.time() - due)
+            self._count_up()
+            if self.publisher is not None:
+                self.publisher.attend()
+            self.watch()
+
+    def drops(self) -> Counter[str]:
+        """Everything let go so far, by reason."""
+        publisher = self.publisher.dropped if self.publisher is not None else Counter()
+        return self.dropped + self.session.mailbox.dropped + self.source.rejected + publisher
+
+    def _count_up(self) -> None:
+        journal = self.session.journal
+        self.metrics.totals(self.drops(), self.source.gaps, journal.unwritten if journal is not None else 0)
+        self.metrics.audited(self.session.state.audit)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run did, in the fields of CLI-JSON."""
+        report, journal = self.session.report, self.session.journal
+        found: dict[str, Any] = {
+            "blocks": report.decisions,
+            **report.summary(self.session.state.audit),
+            "missed": report.missed,
+            "latency_ms": report.latency.summary_ms(50, 99, 99.9),
+            "stages_ms": self.session.stages.summary_ms(),
+            "drops": dict(self.drops()),
+        }
+        if self.source.gaps:
+            found["lost"] = self.source.gaps
+        if journal is not None:
+            found["journal"] = str(journal.path)
+            if journal.fault:
+                found["journal_fault"] = f"{journal.fault}; {journal.unwritten} messages not written"
+        return found

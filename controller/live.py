@@ -1,0 +1,168 @@
+"""Live runs: `run` from a configuration, and `demo`, which brings its own simulated testbed."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from controller.assembly import build_pipeline, bundle_path, twinbeam_version, warm_up
+from controller.config import Config
+from controller.daemon import Daemon
+from controller.emit import WELCOME, DecisionPublisher
+from controller.log import logger
+from controller.metrics import Metrics
+from controller.page.feed import PageFeed, page_channels
+from controller.page.server import PageServer
+from controller.session import Session
+from ingest.clock import MonotonicClock
+from ingest.endpoints import Endpoint
+from ingest.errors import TwinbeamError, UsageRefused
+from ingest.journal import JournalWriter
+from ingest.sources import Source, ZmqSource, open_source
+from ingest.sources.journal import JournalSource
+from sim.testbed import TestbedSettings
+from sim.testbed_process import Wiring, run_testbed
+
+DEMO_SPEED_M_S = 0.35
+"""How fast the demo's users stroll: 0.08 wavelengths a block."""
+
+
+def run_daemon(config: Config, *, blocks: int | None) -> dict[str, Any]:
+    """Run the configured daemon to its end; what it did, in the fields of CLI-JSON."""
+    if not config.source.uri:
+        raise UsageRefused("no source", where="[source] uri", mend="name a stream or file, as zmq+tcp://127.0.0.1:5557")
+    source = open_source(config.source.uri, rate_hz=config.source.rate_hz, center_hz=config.source.center_hz)
+    if isinstance(source, JournalSource):
+        raise UsageRefused("a journal is not a live source", where=config.source.uri, mend="twinbeam replay JOURNAL")
+    with _running(config, source, "twinbeam", blocks) as daemon:
+        asyncio.run(daemon.run())
+    return daemon.summary()
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What `demo` can be told."""
+
+    site: str = "munich"
+    blocks: int | None = None
+    seed: int = 1
+    users: int = 3
+    port: int = 8600
+    journal_folder: str = "journals"
+    page: bool = True
+
+
+def run_demo(settings: DemoSettings) -> dict[str, Any]:
+    """Controller, simulated testbed and page in one; the testbed is a process of its own on the real wire."""
+    twin = bundle_path(settings.site)
+    world = twin.with_name("world.h5")
+    if not world.is_file():
+        raise UsageRefused(
+            "has no world to walk in", where=str(world), mend=f"twinbeam twin build {settings.site} --world"
+        )
+    with tempfile.TemporaryDirectory(prefix="twinbeam-") as folder:
+        frames, decisions = f"ipc://{folder}/frames", f"ipc://{folder}/decisions"
+        config = _demo_config(settings, decisions)
+        testbed = TestbedSettings(
+            users=settings.users,
+            seed=settings.seed,
+            period_s=config.block.period_s,
+            lead_s=config.block.lead_s,
+            speed_m_s=DEMO_SPEED_M_S,
+            rate_target_bps_hz=config.link.rate_target_bps_hz,
+        )
+        wiring = Wiring(Endpoint(frames, bind=False), Endpoint(decisions, bind=False), WELCOME)
+        source = ZmqSource(Endpoint(frames, bind=True, socket="pull"))
+        with _running(config, source, f"demo: {settings.site}", settings.blocks) as daemon:
+            process = multiprocessing.get_context("spawn").Process(
+                target=run_testbed,
+                args=(world, testbed, wiring, None, config.block.deadline_s),
+                name="testbed",
+                daemon=True,
+            )
+            process.start()
+            watch = daemon.watch
+
+            def watch_testbed() -> None:
+                watch()
+                if not process.is_alive():
+                    raise TwinbeamError(f"the simulated testbed has died with code {process.exitcode}")
+
+            daemon.watch = watch_testbed
+            try:
+                asyncio.run(daemon.run())
+            finally:
+                process.terminate()
+                process.join(timeout=5.0)
+    return daemon.summary()
+
+
+def _demo_config(settings: DemoSettings, decisions: str) -> Config:
+    """The demo's configuration: blocks of 20 ms and strolling users, so that two cores carry world and controller."""
+    return Config.model_validate(
+        {
+            "site": {"bundle": settings.site},
+            "emit": {"bind": decisions},
+            "block": {"period_s": 20e-3, "deadline_s": 15e-3, "lead_s": 17e-3},
+            "link": {
+                "power_dbm": 33.0,
+                "noise_dbm": -94.0,
+                "rate_target_bps_hz": 1.0,
+                "max_users": settings.users,
+            },
+            "zones": {"method": "grid", "cell_m": 20.0},
+            "journal": {"folder": settings.journal_folder},
+            "http": {"enabled": settings.page, "port": settings.port},
+        }
+    )
+
+
+@contextmanager
+def _running(config: Config, source: Source, title: str, blocks: int | None) -> Iterator[Daemon]:
+    """A daemon with everything around it open; all of it is closed in the end, whatever happens."""
+    with ExitStack() as stack:
+        stack.callback(source.close)
+        pipeline, metadata = build_pipeline(config)
+        metrics = Metrics(twinbeam_version())
+        feed = PageFeed(title, config.block.deadline_s * 1e3, page_channels(pipeline.prior))
+        publisher = None
+        if config.emit.bind:
+            publisher = DecisionPublisher(Endpoint(config.emit.bind, bind=True, remote=config.emit.remote))
+            stack.callback(publisher.close)
+        server = PageServer(config.http, feed, metrics) if config.http.enabled else None
+        if server is not None:
+            stack.callback(server.close)
+        journal = None
+        if config.journal.folder:
+            journal = JournalWriter(_journal_path(Path(config.journal.folder)), metadata)
+            stack.callback(journal.close)
+        warm_up(pipeline)
+        daemon = Daemon(
+            config=config,
+            session=Session(pipeline, journal),
+            source=source,
+            clock=MonotonicClock(),
+            metrics=metrics,
+            publisher=publisher,
+            page=feed,
+            blocks=blocks,
+        )
+        if server is not None:
+            server.start()
+            daemon.watch = server.check
+        log = logger()
+        log.info("ready", run=title, page=server.url if server is not None else None, source=source.info.where)
+        yield daemon
+        log.info("done", decisions=daemon.session.report.decisions, missed=daemon.session.report.missed)
+
+
+def _journal_path(folder: Path) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")[:-3]
+    return folder / f"{stamp}Z.mcap"

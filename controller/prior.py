@@ -1,0 +1,83 @@
+"""Where a belief's prior mean comes from: the twin of a site bundle, or nowhere."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from controller.covariance import Complex, Real
+from ingest.messages import Vector
+from sim.channels import SiteChannels
+
+
+class Prior(Protocol):
+    """What is expected of a channel before it is measured. A channel is [rows, antennas], rows = M + 1."""
+
+    rows: int
+    antennas: int
+
+    def mean(self, position_m: Vector | None) -> Complex:
+        """The expected channel [rows, antennas] of a user at a position."""
+        ...
+
+    def error_variances(self, mean: Complex, noise_power: float) -> Real:
+        """Variances [rows, antennas] of the error of `mean` before anything was learnt of it."""
+        ...
+
+
+class ZeroPrior:
+    """A site without a twin: zero mean, and an error as large as the first channels seen."""
+
+    def __init__(self, rows: int, antennas: int, entry_power: float) -> None:
+        self.rows = rows
+        self.antennas = antennas
+        self._entry_power = entry_power
+
+    def mean(self, position_m: Vector | None) -> Complex:
+        return np.zeros((self.rows, self.antennas), np.complex128)
+
+    def error_variances(self, mean: Complex, noise_power: float) -> Real:
+        # An effective channel adds up the rows, so that each carries its share.
+        return np.full((self.rows, self.antennas), max(self._entry_power, noise_power) / self.rows)
+
+
+class TwinPrior:
+    """The twin's channel at the user's position; a user that tells none gets a zero mean.
+
+    relative_error: error power over channel power that is assumed until it is learnt.
+    """
+
+    def __init__(self, channels: SiteChannels, relative_error: float) -> None:
+        self.channels = channels
+        self.rows = channels.elements + 1
+        self.antennas = channels.antennas
+        self._relative_error = relative_error
+        self._typical = self._typical_power()
+
+    def mean(self, position_m: Vector | None) -> Complex:
+        if position_m is None:
+            return np.zeros((self.rows, self.antennas), np.complex128)
+        return self.channels.cascade(position_m)
+
+    def error_variances(self, mean: Complex, noise_power: float) -> Real:
+        power = np.empty((self.rows, self.antennas))
+        power[0] = max(float(np.mean(np.abs(mean[0]) ** 2)), self._typical[0])
+        power[1:] = max(float(np.mean(np.abs(mean[1:]) ** 2)), self._typical[1]) if self.rows > 1 else 0.0
+        return self._relative_error * np.maximum(power, 1e-3 * noise_power / self.rows)
+
+    def _typical_power(self) -> tuple[float, float]:
+        """Median power of an entry of the direct and of the cascade rows over the grid, where there are any paths."""
+        grid = self.channels.bundle.positions_m
+        chosen = grid[:: max(1, len(grid) // 64)]
+        direct, cascade = [], []
+        for position in chosen:
+            mean = self.channels.cascade(position)
+            direct.append(float(np.mean(np.abs(mean[0]) ** 2)))
+            cascade.append(float(np.mean(np.abs(mean[1:]) ** 2)) if self.rows > 1 else 0.0)
+        return _lower_quartile_of_positive(direct), _lower_quartile_of_positive(cascade)
+
+
+def _lower_quartile_of_positive(values: list[float]) -> float:
+    positive = [value for value in values if value > 0]
+    return float(np.quantile(positive, 0.25)) if positive else 0.0

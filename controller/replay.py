@@ -1,0 +1,166 @@
+"""Replays: recorded captures, logs and journals through the same receiver and the same `step` as live runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from controller.assembly import build_pipeline, pipeline_from_journal
+from controller.config import Config
+from controller.report import TimeTally
+from controller.session import Session
+from ingest.clock import MonotonicClock
+from ingest.errors import InputRefused
+from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
+from ingest.nr.receiver import Cell, NrReceiver
+from ingest.pacing import at_their_time
+from ingest.sources import Source
+from ingest.sources.iq_file import IqFileSource
+from ingest.sources.journal import JournalSource
+from ingest.sources.zmq_stream import ZmqSource
+
+Progress = Callable[[float], None]
+
+
+@dataclass
+class Replay:
+    """One replay. speed: recorded seconds per second, None for as fast as possible. progress: told recorded seconds."""
+
+    source: Source
+    config: Config
+    speed: float | None = None
+    progress: Progress = lambda seconds: None
+    _receiver: NrReceiver = field(default_factory=NrReceiver, init=False)
+    _frames: int = field(default=0, init=False)
+    _samples: int = field(default=0, init=False)
+    _users: set[str] = field(default_factory=set, init=False)
+    _antennas: int = field(default=0, init=False)
+    _times_ns: tuple[int, int] | None = field(default=None, init=False)
+    _step_time: TimeTally = field(default_factory=TimeTally, init=False)
+
+    def run(self) -> dict[str, Any]:
+        """Play the source to its end; the fields of CLI-JSON."""
+        if isinstance(self.source, ZmqSource):
+            raise InputRefused("a stream cannot be replayed", where=self.source.info.where, mend="twinbeam run CONFIG")
+        begun = perf_counter()
+        source = self.source
+        session = self._replay_journal(source) if isinstance(source, JournalSource) else self._replay_frames()
+        return self._summary(session, perf_counter() - begun)
+
+    def _replay_journal(self, source: JournalSource) -> Session:
+        """Give `step` the inputs and budgets that it had, so that it decides the same."""
+        session = Session(pipeline_from_journal(source.reader.metadata, source.info.where))
+        for message in self._paced(source):
+            if isinstance(message, StepBudget):
+                self._step(session, message)
+            elif not isinstance(message, BlockDecision):
+                self._saw(message)
+                session.put(message)
+        if not session.report.decisions:
+            raise InputRefused("holds no decision", where=source.info.where, mend="replay a journal of a whole run")
+        return session
+
+    def _replay_frames(self) -> Session:
+        """Decide after every coherence block of a recording, with as much time as it takes."""
+        session = Session(build_pipeline(self.config)[0])
+        block: int | None = None
+        last: Message | None = None
+        for message in self._channel_messages():
+            self._saw(message)
+            if isinstance(message, ChannelFrame):
+                if block is not None and message.block != block and last is not None:
+                    self._step(session, self._unhurried_budget(session, last))
+                block = message.block
+            session.put(message)
+            last = message
+        if last is not None:
+            self._step(session, self._unhurried_budget(session, last))
+        return session
+
+    def _channel_messages(self) -> Iterator[Message]:
+        for message in self._paced(self.source):
+            if isinstance(message, IqBlock):
+                self._samples += message.samples.shape[1]
+                self.progress((message.first_sample + message.samples.shape[1]) / message.rate_hz)
+                yield from self._receiver.process(message)
+            else:
+                yield message
+
+    def _paced(self, messages: Iterable[Message]) -> Iterable[Message]:
+        if self.speed is None:
+            return messages
+        return at_their_time(messages, MonotonicClock(), threading.Event(), speed=self.speed, restamp=False)
+
+    def _unhurried_budget(self, session: Session, last: Message) -> StepBudget:
+        """The budget of a recording: every rung, and decisions on air as soon as they are made."""
+        return StepBudget(
+            source="replay",
+            epoch=0,
+            seq=session.report.decisions,
+            t_ns=last.t_ns,
+            block=session.report.decisions,
+            rung="robust",
+            iterations=self.config.design.ris_sweeps,
+            lead_s=0.0,
+        )
+
+    def _step(self, session: Session, budget: StepBudget) -> None:
+        begun = perf_counter()
+        session.step(budget)
+        self._step_time.add(perf_counter() - begun)
+
+    def _saw(self, message: Message) -> None:
+        first, _ = self._times_ns or (message.t_ns, 0)
+        self._times_ns = (first, message.t_ns)
+        self.progress(message.t_ns * 1e-9)
+        if isinstance(message, ChannelFrame):
+            self._frames += 1
+            self._users.add(message.user)
+            self._antennas = max(self._antennas, message.antennas)
+
+    def _summary(self, session: Session, elapsed_s: float) -> dict[str, Any]:
+        info = self.source.info
+        found: dict[str, Any] = {
+            "format": info.format,
+            "frames": self._frames,
+            **session.report.summary(session.state.audit),
+            "gaps": self.source.gaps + self._receiver.gaps,
+            "rejected": dict(self.source.rejected),
+            "antennas": info.antennas or self._antennas,
+            "users": sorted(self._users),
+            "latency_ms": self._step_time.summary_ms(50, 99),
+        }
+        recorded_s = self._recorded_s()
+        if recorded_s > 0:
+            found["real_time_factor"] = round(recorded_s / elapsed_s, 3)
+        if isinstance(self.source, IqFileSource):
+            found["samples"] = self._samples
+            found["cells"] = [_cell(cell) for cell in self._receiver.cells]
+        return found
+
+    def _recorded_s(self) -> float:
+        rate_hz = self.source.info.rate_hz
+        if self._samples and rate_hz:
+            return self._samples / rate_hz
+        return (self._times_ns[1] - self._times_ns[0]) * 1e-9 if self._times_ns else 0.0
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    """A cell as CLI-JSON shows it. What the PBCH would tell is absent: it is not decoded."""
+    found = cell.measurement
+    shown: dict[str, Any] = {
+        "pci": found.pci,
+        "ssb_index": found.ssb_index,
+        "cfo_hz": round(found.cfo_hz, 2),
+        "snr_db": round(found.snr_db, 2),
+        "time_s": round(cell.time_s, 9),
+        "ssb_center_hz": found.ssb_center_hz,
+        "scs_hz": found.scs_hz,
+        "seen": cell.seen,
+    }
+    if found.half_frame is not None:
+        shown["half_frame"] = found.half_frame
+    return shown

@@ -1,0 +1,135 @@
+"""What a run did, in constant memory: counts, percentiles, and the hash of its decisions."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from controller.audit import OutageAudit
+from ingest.journal import pack
+from ingest.messages import BlockDecision
+
+_FINEST_S = 1e-7
+_BINS_PER_OCTAVE = 64
+
+
+@dataclass
+class TimeTally:
+    """A histogram of durations with bins 1.1 % wide, from 0.1 us on; percentiles to that precision."""
+
+    bins: Counter[int] = field(default_factory=Counter)
+    count: int = 0
+    longest_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self.bins[math.floor(math.log2(max(seconds, _FINEST_S) / _FINEST_S) * _BINS_PER_OCTAVE)] += 1
+        self.count += 1
+        self.longest_s = max(self.longest_s, seconds)
+
+    def percentile_s(self, percent: float) -> float:
+        """The duration that `percent` of all do not exceed; the middle of its bin."""
+        wanted, seen = percent / 100 * self.count, 0
+        for index in sorted(self.bins):
+            seen += self.bins[index]
+            if seen >= wanted:
+                return min(float(_FINEST_S * 2 ** ((index + 0.5) / _BINS_PER_OCTAVE)), self.longest_s)
+        return self.longest_s
+
+    def summary_ms(self, *percents: float) -> dict[str, float]:
+        """Percentiles and maximum in milliseconds, as CLI-JSON names them: p50, p99, p999, max."""
+        named = {f"p{percent:g}".replace(".", ""): self.percentile_s(percent) for percent in percents}
+        return {name: round(seconds * 1e3, 4) for name, seconds in {**named, "max": self.longest_s}.items()}
+
+
+@dataclass
+class StageClock:
+    """The trace that a pipeline is timed with: seconds per stage of the current step, and of all."""
+
+    tallies: dict[str, TimeTally] = field(default_factory=dict)
+    last_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = perf_counter()
+        yield
+        seconds = perf_counter() - begun
+        self.last_s[stage] = seconds
+        self.tallies.setdefault(stage, TimeTally()).add(seconds)
+
+    def summary_ms(self) -> dict[str, dict[str, float]]:
+        return {
+            stage: {
+                "p50": round(tally.percentile_s(50) * 1e3, 4),
+                "p99": round(tally.percentile_s(99) * 1e3, 4),
+            }
+            for stage, tally in self.tallies.items()
+        }
+
+
+@dataclass
+class RunReport:
+    """Counts over the decisions of a run."""
+
+    decisions: int = 0
+    missed: int = 0
+    ladder: Counter[str] = field(default_factory=Counter)
+    latency: TimeTally = field(default_factory=TimeTally)
+    power_sum: float = 0.0
+    users: set[str] = field(default_factory=set)
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    def decided(self, decision: BlockDecision) -> None:
+        """Count `decision` and take it into the hash."""
+        self.decisions += 1
+        self.ladder[decision.rung] += 1
+        self.power_sum += decision.power
+        self.users.update(decision.users)
+        self._hash.update(pack(decision))
+
+    def emitted(self, latency_s: float, *, missed: bool) -> None:
+        """The decision went out after `latency_s`."""
+        self.latency.add(latency_s)
+        self.missed += missed
+
+    @property
+    def decisions_sha256(self) -> str:
+        """sha256 over the wire form of all decisions, in order."""
+        return str(self._hash.hexdigest())
+
+    def summary(self, audit: OutageAudit) -> dict[str, Any]:
+        """The fields of CLI-JSON that live runs and replays share."""
+        total = audit.total()
+        found: dict[str, Any] = {
+            "decisions": self.decisions,
+            "ladder": dict(self.ladder),
+            "decisions_sha256": self.decisions_sha256,
+        }
+        if total.blocks:
+            found["outage"] = {
+                "promised": round(total.promised_outage, 6),
+                "realised": round(total.realised_outage, 6),
+                "users": [
+                    {
+                        "user": user,
+                        "promised": round(one.promised_outage, 6),
+                        "realised": round(one.realised_outage, 6),
+                        "blocks": one.blocks,
+                    }
+                    for user, one in sorted(audit.users.items())
+                ],
+            }
+            blocks = max(one.blocks for one in audit.users.values())
+            found["sum_se_bps_hz"] = round(total.rate_bps_hz / blocks, 4)
+        mean_power = self.power_sum / self.decisions if self.decisions else 0.0
+        if mean_power > 0:
+            found["power_db"] = round(float(10 * np.log10(mean_power)), 4)
+        return found
