@@ -1,0 +1,193 @@
+"""twinbeam: the door. Each command imports what it needs when it is called, so that none is slow to start.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration, 3 input refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+# One thread for linear algebra, said once and before NumPy is imported: a step must not wait for threads to gather.
+for _library in ("OPENBLAS", "MKL", "OMP"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
+import typer
+
+from ingest.errors import TwinbeamError
+
+app = typer.Typer(
+    name="twinbeam",
+    help="A real-time base-station controller that steers a transmit array and a RIS from a digital twin of its site.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+twin_app = typer.Typer(help="The site's twin.", no_args_is_help=True)
+app.add_typer(twin_app, name="twin")
+
+Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
+Blocks = Annotated[int | None, typer.Option(min=1, help="End after so many decisions.")]
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell a failure in one line and end with its exit code."""
+    try:
+        yield
+    except TwinbeamError as error:
+        typer.echo(f"twinbeam: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    """The result of a command: one line of JSON, or a line per field."""
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    for key, value in result.items():
+        typer.echo(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def _quiet_start() -> None:
+    from controller.log import configure_logging
+
+    configure_logging()
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="TOML configuration.")],
+    blocks: Blocks = None,
+    json: Json = False,
+) -> None:
+    """Run the daemon that CONFIG describes, until Ctrl-C."""
+    with _told():
+        from controller.config import load_config
+        from controller.live import run_daemon
+
+        _quiet_start()
+        _print(run_daemon(load_config(config), blocks=blocks), json)
+
+
+@app.command()
+def demo(
+    site: Annotated[str, typer.Option(help="A site we ship, or the path of its twin.h5.")] = "munich",
+    blocks: Blocks = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated world.")] = 1,
+    users: Annotated[int, typer.Option(min=1, max=16, help="Users that walk through it.")] = 3,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the live page, 0 for a free one.")] = 8600,
+    page: Annotated[bool, typer.Option(help="Serve the live page.")] = True,
+    journal: Annotated[str, typer.Option(help='Folder of journals, "" for none.')] = "journals",
+    json: Json = False,
+) -> None:
+    """Controller, simulated testbed and live page in one, until Ctrl-C: nothing else is needed."""
+    with _told():
+        from controller.live import DemoSettings, run_demo
+
+        _quiet_start()
+        settings = DemoSettings(
+            site=site, blocks=blocks, seed=seed, users=users, port=port, page=page, journal_folder=journal
+        )
+        _print(run_demo(settings), json)
+
+
+@app.command()
+def replay(
+    files: Annotated[list[str], typer.Argument(help="SigMF, raw IQ, CSI log or journal.")],
+    rate_hz: Annotated[float | None, typer.Option(help="Sample rate of raw IQ.")] = None,
+    center_hz: Annotated[float | None, typer.Option(help="Centre frequency of raw IQ.")] = None,
+    format: Annotated[str | None, typer.Option(help="Where the suffix does not tell.")] = None,
+    speed: Annotated[
+        float | None, typer.Option(min=1e-3, help="Recorded seconds per second; as fast as can be.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration to decide by; journals bring their own.")] = None,
+    json: Json = False,
+) -> None:
+    """Play recordings through receiver and controller."""
+    with _told():
+        from controller.config import config_from, load_config
+        from controller.replay import Replay
+        from ingest.sources import open_source
+
+        settings = load_config(config) if config else config_from({}, where="defaults")
+        results = []
+        for name in files:
+            source = open_source(name, format_name=format, rate_hz=rate_hz, center_hz=center_hz)
+            with _progress(name) as told:
+                results.append(Replay(source, settings, speed, told).run())
+        _print(results[0] if len(results) == 1 else {"files": results}, json)
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Argument(help="TOML configuration.")], json: Json = False) -> None:
+    """Read CONFIG and everything it names, and say whether a daemon would start."""
+    with _told():
+        from controller.assembly import build_pipeline
+        from controller.config import load_config
+
+        settings = load_config(config)
+        pipeline, metadata = build_pipeline(settings)
+        found: dict[str, Any] = {"config": str(config), "valid": True, "codecs": sorted(pipeline.decoders)}
+        if pipeline.prior is not None:
+            found |= {"antennas": pipeline.prior.antennas, "ris_elements": pipeline.prior.rows - 1}
+        _print(found | {key: value for key, value in metadata.items() if key != "config"}, json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look at this machine and say what is missing and how to mend it."""
+    from controller.doctor import examine
+
+    findings = examine()
+    if json:
+        _print({"findings": [{"what": f.what, "state": f.state, "mend": f.mend} for f in findings]}, True)
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.state:5}{finding.what}" + (f"  ->  {finding.mend}" if finding.mend else ""))
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+@twin_app.command("build")
+def twin_build(
+    site: Annotated[str, typer.Argument(help="Path of a site.toml, its folder, or the name of a site we ship.")],
+    world: Annotated[bool, typer.Option("--world", help="Trace the testbed's world instead of the twin.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to; twin.h5 or world.h5 beside the site file.")] = None,
+    json: Json = False,
+) -> None:
+    """Trace a site with Sionna RT (extra `twin`) into the bundle that the controller reads."""
+    with _told():
+        from sim.build import build_bundle
+
+        with _progress(site) as told:
+            result = build_bundle(site, world=world, out=out, progress=told)
+        _print(result, json)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Any]:
+    """A progress bar on stderr where a person watches, else nothing. Yields a function of done and total."""
+    if not sys.stderr.isatty():
+        yield lambda done, total=None: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+
+
+def main() -> None:
+    """Entry point of the `twinbeam` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
