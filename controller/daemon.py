@@ -243,7 +243,7 @@ class Daemon:
         report, journal = self.session.report, self.session.journal
         found: dict[str, Any] = {
             "blocks": report.decisions,
-            **report.summary(self.session.state.audit),
+            **report.summary(self.session.state),
             "missed": report.missed,
             "latency_ms": report.latency.summary_ms(50, 99, 99.9),
             "stages_ms": self.session.stages.summary_ms(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from controller.beamforming.linear import DesignProblem
 from controller.covariance import Complex, Real
 from ingest.kernel import kernel
 
@@ -33,6 +34,17 @@ def outage_probability(
     weights = np.full(precoder.shape[1], -1.0 / noise_power)
     weights[user] = 1.0 / (sinr_target * noise_power)
     return float(probability_of_negative_form(z_mean, z_covariance, weights))
+
+
+def outages(problem: DesignProblem, precoder: Complex) -> Real:
+    """Outage probability of every user of `problem` under precoder [N, K]. Shape [K]."""
+    parts = zip(problem.means, problem.covariances, problem.sinr_target, problem.noise_power, strict=True)
+    return np.array(
+        [
+            outage_probability(mean, covariance, precoder, user, float(target), float(noise_power))
+            for user, (mean, covariance, target, noise_power) in enumerate(parts)
+        ]
+    )
 
 
 @kernel
@@ -80,6 +92,21 @@ def _saddle(strengths: Real, slopes: Real, offset: float, side: float) -> float:
 
 
 @kernel
+def _bounds(strengths: Real, slopes: Real, offset: float) -> tuple[float, float]:
+    """The least and the greatest value of q; a term with lambda < 0 is at most |b|^2 / |lambda|, likewise below."""
+    low, high = offset, offset
+    for i in range(strengths.shape[0]):
+        strength, slope = strengths[i], slopes[i]
+        if strength > 0.0:
+            low, high = low - slope / strength, np.inf
+        elif strength < 0.0:
+            low, high = -np.inf, high - slope / strength
+        elif slope > 0.0:
+            return -np.inf, np.inf
+    return low, high
+
+
+@kernel
 def probability_below_zero(strengths: Real, slopes: Real, offset: float) -> float:
     """P(q < 0) for q = offset + sum_i (lambda_i |w_i|^2 + 2 Re(b_i* w_i)), w_i ~ CN(0, 1), |b_i|^2 = slopes.
 
@@ -93,7 +120,8 @@ def probability_below_zero(strengths: Real, slopes: Real, offset: float) -> floa
         spread += 2.0 * slopes[i] + strengths[i] ** 2
     if not np.isfinite(mean + spread):
         return float(np.nan)
-    if spread <= 1e-24 * max(mean * mean, 1e-300):
+    low, high = _bounds(strengths, slopes, offset)
+    if high <= 0.0 or low >= 0.0 or spread <= 1e-24 * mean * mean:
         return 1.0 if mean < 0 else 0.0
     side = -1.0 if mean > 0 else 1.0
     s0 = _saddle(strengths, slopes, offset, side)

@@ -28,13 +28,13 @@ from controller.beamforming.ris import conjugate_phases
 from controller.belief import ChannelBelief
 from controller.codec import CsiDecoder
 from controller.config import Config
-from controller.covariance import Complex
+from controller.covariance import Complex, Real
 from controller.ladder import DESIGNING, Rung, from_rung
 from controller.looks import Look, looks_of
 from controller.mailbox import Inputs
-from controller.outage import outage_probability
+from controller.outage import outages
 from controller.prior import Prior, ZeroPrior
-from controller.tracking import Knowledge, Tracker, UserTrack, belief_of, newest_tracks
+from controller.tracking import Knowledge, Tracker, UserTrack, belief_of, newest_tracks, without_absent
 from controller.zones import GridZones, WholeSite, ZoneMap
 from ingest.messages import BlockDecision, StepBudget
 
@@ -64,11 +64,16 @@ class State:
 
 @dataclass(frozen=True)
 class Designed:
-    """What a design is made from and for: users in the order of the problem's rows."""
+    """What a design is made from and for, and what it promises: users in the order of the problem's rows.
+
+    expected_sinr and promised_outage [K]: SINR on the mean channels, and the probability that it misses its target.
+    """
 
     tracks: Mapping[str, UserTrack]
     problem: DesignProblem
     precoder: Complex
+    expected_sinr: Real
+    promised_outage: Real
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,9 @@ class Pipeline:
             for look in looks:
                 assert state.knowledge is not None
                 state = replace(state, knowledge=self.tracker.observe(state.knowledge, look))
+            if state.knowledge is not None:
+                kept = without_absent(state.knowledge, budget.t_ns, self.config.block.stale_after_s)
+                state = replace(state, knowledge=kept)
         with trace("believe"):
             tracks, beliefs = self._believe(state, budget)
         with trace("design"):
@@ -196,10 +204,13 @@ class Pipeline:
             wrong = infeasibility(precoder.astype(np.complex64), state.theta, problem.power)
         except np.linalg.LinAlgError as error:
             wrong = str(error)
-        if wrong is not None:
-            notes.append(f"{self.config.design.precoder}: {wrong}")
-            return None
-        return Designed(tracks, problem, precoder)
+        if wrong is None:
+            expected, promised = sinr(problem.means, precoder, problem.noise_power), outages(problem, precoder)
+            if np.isfinite(expected).all() and np.isfinite(promised).all():
+                return Designed(tracks, problem, precoder, expected, promised)
+            wrong = "promises nothing finite"
+        notes.append(f"{self.config.design.precoder}: {wrong}")
+        return None
 
     def _promise(
         self, state: State, designed: Designed, budget: StepBudget, rung: Rung, notes: list[str]
@@ -208,18 +219,6 @@ class Pipeline:
         problem, precoder, tracks = designed.problem, designed.precoder, designed.tracks
         assert state.knowledge is not None
         zones = state.knowledge.zones
-        promised = [
-            outage_probability(
-                problem.means[k],
-                problem.covariances[k],
-                precoder,
-                k,
-                float(problem.sinr_target[k]),
-                float(problem.noise_power[k]),
-            )
-            for k in range(len(tracks))
-        ]
-        expected = sinr(problem.means, precoder, problem.noise_power)
         return BlockDecision(
             source="twinbeam",
             epoch=0,
@@ -234,8 +233,8 @@ class Pipeline:
             notes=tuple(notes),
             precoder=precoder.astype(np.complex64),
             theta=state.theta.astype(np.complex64),
-            sinr_db=(10 * np.log10(np.maximum(expected, 1e-30))).astype(np.float32),
-            promised_outage=np.array(promised, np.float32),
+            sinr_db=(10 * np.log10(np.maximum(designed.expected_sinr, 1e-30))).astype(np.float32),
+            promised_outage=designed.promised_outage.astype(np.float32),
             rate_target_bps_hz=np.log2(problem.sinr_target + 1.0).astype(np.float32),
             residual_db=np.array([track.residual_db for track in tracks.values()], np.float32),
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from controller.assembly import build_pipeline, pipeline_from_journal
+from controller.assembly import build_pipeline, pipeline_from_journal, warm_up
 from controller.config import Config
+from controller.pipeline import Pipeline
 from controller.report import TimeTally
 from controller.session import Session
 from ingest.clock import MonotonicClock
@@ -52,7 +53,7 @@ class Replay:
 
     def _replay_journal(self, source: JournalSource) -> Session:
         """Give `step` the inputs and budgets that it had, so that it decides the same."""
-        session = Session(pipeline_from_journal(source.reader.metadata, source.info.where))
+        session = _session(pipeline_from_journal(source.reader.metadata, source.info.where))
         for message in self._paced(source):
             if isinstance(message, StepBudget):
                 self._step(session, message)
@@ -65,7 +66,7 @@ class Replay:
 
     def _replay_frames(self) -> Session:
         """Decide after every coherence block of a recording, with as much time as it takes."""
-        session = Session(build_pipeline(self.config)[0])
+        session = _session(build_pipeline(self.config)[0])
         block: int | None = None
         last: Message | None = None
         for message in self._channel_messages():
@@ -126,7 +127,7 @@ class Replay:
         found: dict[str, Any] = {
             "format": info.format,
             "frames": self._frames,
-            **session.report.summary(session.state.audit),
+            **session.report.summary(session.state),
             "gaps": self.source.gaps + self._receiver.gaps,
             "rejected": dict(self.source.rejected),
             "antennas": info.antennas or self._antennas,
@@ -146,6 +147,12 @@ class Replay:
         if self._samples and rate_hz:
             return self._samples / rate_hz
         return (self._times_ns[1] - self._times_ns[0]) * 1e-9 if self._times_ns else 0.0
+
+
+def _session(pipeline: Pipeline) -> Session:
+    """A session without a journal, its kernels compiled: latencies are those of the steps."""
+    warm_up(pipeline)
+    return Session(pipeline)
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

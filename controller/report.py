@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from controller.audit import OutageAudit
+from controller.error_statistics import ErrorStatistics
+from controller.pipeline import State
 from ingest.journal import pack
 from ingest.messages import BlockDecision
 
@@ -84,7 +85,6 @@ class RunReport:
     ladder: Counter[str] = field(default_factory=Counter)
     latency: TimeTally = field(default_factory=TimeTally)
     power_sum: float = 0.0
-    users: set[str] = field(default_factory=set)
     _hash: Any = field(default_factory=hashlib.sha256)
 
     def decided(self, decision: BlockDecision) -> None:
@@ -92,7 +92,6 @@ class RunReport:
         self.decisions += 1
         self.ladder[decision.rung] += 1
         self.power_sum += decision.power
-        self.users.update(decision.users)
         self._hash.update(pack(decision))
 
     def emitted(self, latency_s: float, *, missed: bool) -> None:
@@ -105,8 +104,9 @@ class RunReport:
         """sha256 over the wire form of all decisions, in order."""
         return str(self._hash.hexdigest())
 
-    def summary(self, audit: OutageAudit) -> dict[str, Any]:
-        """The fields of CLI-JSON that live runs and replays share."""
+    def summary(self, state: State) -> dict[str, Any]:
+        """The fields of CLI-JSON that live runs and replays share, and what was learnt of the twin's error by zone."""
+        audit = state.audit
         total = audit.total()
         found: dict[str, Any] = {
             "decisions": self.decisions,
@@ -131,5 +131,20 @@ class RunReport:
             found["sum_se_bps_hz"] = round(total.rate_bps_hz / blocks, 4)
         mean_power = self.power_sum / self.decisions if self.decisions else 0.0
         if mean_power > 0:
-            found["power_db"] = round(float(10 * np.log10(mean_power)), 4)
+            found["power_db"] = round(float(10 * np.log10(mean_power)), 4) + 0.0  # never -0.0
+        if state.knowledge is not None:
+            found["zones"] = [_zone(name, zone) for name, zone in sorted(state.knowledge.zones.items())]
         return found
+
+
+def _zone(name: str, statistics: ErrorStatistics) -> dict[str, Any]:
+    """What was learnt of the error in one zone. `error_db`: its mean power per entry of the channel."""
+    return {
+        "zone": name,
+        "validity": statistics.validity,
+        "observations": round(statistics.taught, 2),
+        "nis": round(statistics.nis, 4),
+        "coherence": round(statistics.coherence, 4),
+        "error_db": round(float(10 * np.log10(max(float(np.mean(statistics.covariance.variances)), 1e-300))), 3),
+        "rank": statistics.covariance.rank,
+    }

@@ -29,6 +29,14 @@ _FORECAST_EVERY = 4
 _SURPRISE = 10.0
 """An innovation this many times stronger than expected does not belong to what a young zone has seen."""
 
+_LEAST_RESOLVED = 1e-12
+"""Channel power below this share of the error's counts as this much: a silent user has a residual of 120 dB."""
+
+_ABSENT_STALENESSES = 10.0
+"""A user not heard of for this many times the time after which its last look is stale has left."""
+
+_MAX_TRACKS = 128
+
 _IN_A_ROW = 1.5
 """Looks less than this many usual intervals apart follow each other."""
 
@@ -160,6 +168,16 @@ def newest_tracks(knowledge: Knowledge, now_ns: int, stale_after_s: float, max_u
     return {name: newest[name] for name in sorted(chosen)}
 
 
+def without_absent(knowledge: Knowledge, now_ns: int, stale_after_s: float) -> Knowledge:
+    """`knowledge` without the tracks of users that have left, and without the oldest ones beyond `_MAX_TRACKS`."""
+    oldest_ns = now_ns - round(_ABSENT_STALENESSES * stale_after_s * 1e9)
+    kept = {key: track for key, track in knowledge.users.items() if track.look.t_ns >= oldest_ns}
+    if len(kept) > _MAX_TRACKS:
+        newest = sorted(kept, key=lambda key: (-kept[key].look.t_ns, key))[:_MAX_TRACKS]
+        kept = {key: kept[key] for key in sorted(newest)}
+    return knowledge if len(kept) == len(knowledge.users) else replace(knowledge, users=kept)
+
+
 def belief_of(knowledge: Knowledge, track: UserTrack, now_ns: int, lead_s: float) -> ChannelBelief:
     """The belief `lead_s` after now: twin at the position ahead + mean error + what still holds of the last look.
 
@@ -246,7 +264,8 @@ def _in_phase(measured: Complex, reference: Complex) -> Complex:
 
 
 def _running_residual(before: UserTrack | None, innovation: Complex, measured: Complex) -> float:
-    now = float(np.sum(np.abs(innovation) ** 2) / max(float(np.sum(np.abs(measured) ** 2)), 1e-300))
+    error, power = float(np.sum(np.abs(innovation) ** 2)), float(np.sum(np.abs(measured) ** 2))
+    now = error / max(power, _LEAST_RESOLVED * error, 1e-300)
     return now if before is None else before.residual + _RESIDUAL_MEMORY * (now - before.residual)
 
 

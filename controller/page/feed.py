@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from controller.audit import OutageAudit
+from controller.mailbox import MAX_USERS
 from controller.pipeline import State
 from controller.prior import TwinPrior
 from ingest.messages import BlockDecision, ChannelFrame
@@ -57,7 +58,10 @@ class PageFeed:
     def saw(self, frame: ChannelFrame) -> None:
         """The newest frame of its user."""
         if frame.domain == "effective":
+            self.frames.pop(frame.user, None)
             self.frames[frame.user] = frame
+            if len(self.frames) > MAX_USERS:
+                del self.frames[next(iter(self.frames))]
 
     def decided(self, decision: BlockDecision, latency_s: float, state: State) -> None:
         """The newest decision and what the audit says by now."""
