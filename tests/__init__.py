@@ -1,1 +1,6 @@
-"""The test suite; folders mirror the rooms."""
+"""Tests of every room, in folders named as the rooms.
+
+Importing `twinbeam` here, before anything imports NumPy, sets how many threads linear algebra uses.
+"""
+
+import twinbeam as twinbeam
