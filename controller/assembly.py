@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from controller.codec import CsiDecoder, OnnxDecoder
-from controller.config import Config
+from controller.config import Config, RecordedConfig
 from controller.mailbox import Inputs
 from controller.pipeline import Pipeline
 from controller.prior import Prior, TwinPrior, ZeroPrior
@@ -61,7 +61,7 @@ def twin_prior(bundle: SiteBundle, config: Config) -> TwinPrior:
 def pipeline_from_journal(metadata: dict[str, str], where: str) -> Pipeline:
     """The pipeline that a journal was written by; `InputRefused` when its twin is not the one that lies here."""
     try:
-        config = Config.model_validate_json(metadata[CONFIG_KEY])
+        config: Config = RecordedConfig.model_validate_json(metadata[CONFIG_KEY])
     except (KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputRefused(f"holds no configuration that this version reads: {reason}", where=where) from None

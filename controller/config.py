@@ -210,6 +210,21 @@ class Config(BaseSettings):
         return env_settings, init_settings
 
 
+class RecordedConfig(Config):
+    """The configuration of a run that is over: the environment of today has no say in it."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def load_config(path: Path) -> Config:
     """The configuration at `path`; `UsageRefused` says in one line what is wrong with it."""
     config = config_from(read_toml(path), where=str(path))

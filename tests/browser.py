@@ -7,13 +7,16 @@ import itertools
 import json
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _FLAGS = (
@@ -43,11 +46,18 @@ class Browser:
             stderr=subprocess.DEVNULL,
         )
         self._ids = itertools.count(1)
-        self._socket = self._connect()
+        self._stack = ExitStack()
+        self._stack.callback(self._end)
+        try:
+            self._socket = self._stack.enter_context(connect(self._page_url(), max_size=1 << 26))
+        except BaseException:
+            self.close()
+            raise
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
-    def _connect(self) -> ClientConnection:
+    def _page_url(self) -> str:
+        """Where Chromium's first page speaks DevTools, once it does."""
         port_file = self._profile / "DevToolsActivePort"
         give_up = time.monotonic() + 30
         while time.monotonic() < give_up:
@@ -55,7 +65,7 @@ class Browser:
                 with urllib.request.urlopen(f"http://127.0.0.1:{lines[0]}/json/list", timeout=10) as answer:
                     pages = [target for target in json.load(answer) if target["type"] == "page"]
                 if pages:
-                    return connect(pages[0]["webSocketDebuggerUrl"], max_size=1 << 26)
+                    return str(pages[0]["webSocketDebuggerUrl"])
             time.sleep(0.1)
         raise TimeoutError("Chromium did not start")
 
@@ -112,7 +122,9 @@ class Browser:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:
-        self._socket.close()
+        self._stack.close()
+
+    def _end(self) -> None:
         self._process.terminate()
         self._process.wait(timeout=20)
 
@@ -123,3 +135,18 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def main() -> None:
+    """`python -m tests.browser URL FILE [SECONDS]`: a picture of a page that has been open for a while."""
+    url, file, *wait = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
+        browser.open(url)
+        time.sleep(float(wait[0]) if wait else 10.0)
+        browser.screenshot(Path(file))
+        for problem in browser.problems:
+            print(problem, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The live page as a person sees it: opened in Chromium, its numbers move, nothing is wrong in its console."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from controller.config import Config, HttpTable
+from controller.mailbox import Inputs
+from controller.metrics import Metrics
+from controller.page.feed import PageFeed
+from controller.page.server import PageServer
+from controller.pipeline import Pipeline
+from ingest.errors import UsageRefused
+from tests.browser import CHROMIUM, Browser
+from tests.processes import running
+from tests.random_channels import budget, complex_normal, frame
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+def test_its_numbers_move(tmp_path: Path) -> None:
+    with running("demo", "--port", "0", "--journal", "", folder=tmp_path) as demo:
+        url = demo.until_logged("ready")["page"]
+        with Browser(tmp_path / "profile") as browser:
+            browser.open(url)
+            browser.wait_for("Number(document.getElementById('decisions').textContent.replace(/\\D/g, '')) > 20")
+            first = int("".join(filter(str.isdigit, browser.text("#decisions"))))
+            browser.wait_for(
+                f"Number(document.getElementById('decisions').textContent.replace(/\\D/g, '')) > {first + 20}"
+            )
+            browser.wait_for("document.querySelectorAll('#users tr').length === 3")
+            assert browser.text("#rung") in ("linear", "hold")
+            assert browser.text("#link") == "live"
+            assert browser.evaluate("document.querySelectorAll('.plot canvas').length") >= 5
+            assert browser.evaluate(DRAWN) >= 5, "every plot has ink on it"
+            browser.evaluate(
+                "(() => { const s = document.getElementById('user'); s.value = 'ue2';"
+                " s.dispatchEvent(new Event('change')); })()"
+            )
+            browser.wait_for("document.getElementById('user').value === 'ue2'")
+            picture = tmp_path / "page.png"
+            browser.screenshot(picture)
+            assert picture.stat().st_size > 20_000
+            assert browser.problems == []
+            demo.end(signal.SIGKILL)
+            browser.wait_for("document.getElementById('link').textContent !== 'live'")
+
+
+DRAWN = """[...document.querySelectorAll('.plot canvas')].filter((canvas) => {
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  for (let i = 3; i < pixels.length; i += 4) if (pixels[i]) return true;
+  return false;
+}).length"""
+
+
+@pytest.fixture
+def served() -> PageServer:
+    """A page after one decision."""
+    controller = Pipeline.build(Config(), None, {})
+    channel = frame(complex_normal(np.random.default_rng(0), 1, 4))
+    state, decision = controller.step(controller.start(), Inputs(channels=(channel,)), budget(0))
+    feed = PageFeed("a <b>title</b>", 6.0, None)
+    feed.saw(channel)
+    feed.decided(decision, 2e-3, state)
+    server = PageServer(HttpTable(port=0), feed, Metrics("1.0"))
+    server.start()
+    yield server  # type: ignore[misc]
+    server.close()
+
+
+def get(server: PageServer, path: str) -> tuple[int, dict[str, str], bytes]:
+    try:
+        with urllib.request.urlopen(server.url + path, timeout=10) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, dict(error.headers), error.read()
+
+
+def test_what_is_served(served: PageServer) -> None:
+    code, headers, page = get(served, "/")
+    assert code == 200
+    assert b"<title>twinbeam</title>" in page
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert get(served, "/health")[::2] == (200, b"ok\n")
+    assert get(served, "/metrics")[0] == 200
+    for path in ("/static/page.js", "/static/page.css", "/static/vendor/uplot/uPlot.iife.min.js"):
+        assert get(served, path)[0] == 200, path
+    for path in ("/nothing", "/static/../server.py", "/static/%2e%2e/server.py", "/static/vendor"):
+        assert get(served, path)[0] == 404, path
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: apt-get install prometheus")
+def test_promtool_takes_what_curl_gets(served: PageServer) -> None:
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=get(served, "/metrics")[2], capture_output=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr.decode()
+
+
+def test_the_socket_tells_the_newest_decision(served: PageServer) -> None:
+    async def first() -> dict[str, object]:
+        async with connect(served.url.replace("http", "ws") + "/live") as socket:
+            return dict(json.loads(await socket.recv()))
+
+    told = asyncio.run(first())
+    assert told["title"] == "a <b>title</b>"
+    assert told["decisions"] == 1
+    assert told["rung"] == "linear"
+    assert told["ris"] is None
+
+
+def test_another_site_s_page_may_not_listen(served: PageServer) -> None:
+    async def listen() -> None:
+        async with connect(served.url.replace("http", "ws") + "/live", origin="http://evil.example") as socket:  # type: ignore[arg-type]
+            await socket.recv()
+
+    with pytest.raises(InvalidStatus):
+        asyncio.run(listen())
+
+
+def test_a_port_in_use_is_told(served: PageServer) -> None:
+    port = int(served.url.rsplit(":", 1)[1])
+    with pytest.raises(UsageRefused, match=str(port)):
+        PageServer(HttpTable(port=port), PageFeed("", 1.0, None), Metrics("1.0"))
