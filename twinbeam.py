@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,7 +119,7 @@ def replay(
         results = []
         for name in files:
             source = open_source(name, format_name=format, rate_hz=rate_hz, center_hz=center_hz)
-            with _progress(name) as told:
+            with closing(source), _progress(name) as told:
                 results.append(Replay(source, settings, speed, told).run())
         _print(results[0] if len(results) == 1 else {"files": results}, json)
 
