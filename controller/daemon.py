@@ -83,6 +83,7 @@ class Daemon:
             for task in done:
                 task.result()
         finally:
+            self._stop.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -156,7 +157,7 @@ class Daemon:
 
     async def _block_is_due(self, ended: threading.Event) -> bool:
         """Wait for the frames of a block: all users', or those that came in time. False when none can come any more."""
-        while True:
+        while not self._stop.is_set():
             self._news.clear()
             self._take_in()
             heard = self.session.mailbox.users_heard()
@@ -167,10 +168,11 @@ class Daemon:
             wait_s = self._patience_s()
             if wait_s is not None and wait_s <= 0:
                 return True
-            try:
-                await asyncio.wait_for(self._news.wait(), wait_s)
-            except TimeoutError:
-                continue
+            # Not asyncio.wait_for: up to Python 3.11 it may swallow a cancellation that meets the news.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+        return False
 
     def _patience_s(self) -> float | None:
         """How long to wait for more frames; None before the first one ever came."""

@@ -32,16 +32,16 @@ BLOCK = {"period_s": 20e-3, "deadline_s": 15e-3}
 class Recording(Source):
     """Frames of two users every 20 ms; then `after` is called, and what it raises ends the source."""
 
-    def __init__(self, blocks: int, after: Callable[[], None] = lambda: None, users: tuple[int, ...] = (0, 1)) -> None:
+    def __init__(self, blocks: int, after: Callable[[], None] = lambda: None, period_ns: int = PERIOD_NS) -> None:
         super().__init__(SourceInfo(format="test", where="here"))
-        self._blocks, self._after, self._users = blocks, after, users
+        self._blocks, self._after, self._period_ns = blocks, after, period_ns
         self.closed = threading.Event()
 
     def __iter__(self) -> Iterator[Message]:
         rng = np.random.default_rng(0)
         for block in range(self._blocks):
-            for user in self._users:
-                yield frame(complex_normal(rng, 1, 4), user=f"ue{user}", block=block, t_ns=block * PERIOD_NS)
+            for user in (0, 1):
+                yield frame(complex_normal(rng, 1, 4), user=f"ue{user}", block=block, t_ns=block * self._period_ns)
         self._after()
 
     def close(self) -> None:
@@ -151,3 +151,13 @@ def test_decisions_do_not_wait_for_a_user_that_stays_away() -> None:
     asyncio.run(run.run())
     told = run.summary()
     assert told["ladder"].get("linear", 0) >= 40
+
+
+def test_it_can_be_stopped_at_any_moment() -> None:
+    """Signals that meet news: none may be lost, however often frames come."""
+    for attempt in range(40):
+        source = Recording(10**6, period_ns=2 * 10**5)
+        run = daemon(source)
+        threading.Timer(0.02 + 1e-4 * attempt, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        asyncio.run(asyncio.wait_for(run.run(), 30))
+        assert source.closed.is_set()
