@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import socket as unix
+import stat
 from dataclasses import dataclass
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import zmq
 
@@ -27,7 +30,9 @@ class Endpoint:
 
 def parse_endpoint(uri: str) -> Endpoint:
     """`zmq+tcp://host:port?socket=pull&bind=1` as an `Endpoint`; `UsageRefused` says what is wrong with it."""
-    parts = urlsplit(uri.removeprefix("zmq+"))
+    parts = _split(uri.removeprefix("zmq+"), uri)
+    if not parts.scheme:
+        raise UsageRefused("names no transport", where=uri, mend="tcp://127.0.0.1:5555, say")
     options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
     unknown = set(options) - {"socket", "bind", "remote"}
     if unknown:
@@ -45,6 +50,16 @@ def parse_endpoint(uri: str) -> Endpoint:
     return endpoint
 
 
+def _split(address: str, where: str) -> SplitResult:
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise UsageRefused(f"is not an address: {error}", where=where, mend="tcp://127.0.0.1:5555, say") from None
+    if parts.fragment:
+        raise UsageRefused("'#' has no meaning in an address", where=where, mend="leave out what follows it")
+    return parts
+
+
 def _flag(options: dict[str, str], name: str, uri: str) -> bool:
     value = options.get(name, "0")
     if value not in ("0", "1"):
@@ -54,7 +69,7 @@ def _flag(options: dict[str, str], name: str, uri: str) -> bool:
 
 def check_endpoint(endpoint: Endpoint) -> None:
     """Refuse transports we do not speak, missing ports, and binding to other hosts without `remote`."""
-    parts = urlsplit(endpoint.address)
+    parts = _split(endpoint.address, endpoint.address)
     if parts.scheme == "ipc":
         if not (parts.netloc + parts.path):
             raise UsageRefused("ipc needs a path", where=endpoint.address, mend="ipc:///run/twinbeam/in, say")
@@ -65,8 +80,10 @@ def check_endpoint(endpoint: Endpoint) -> None:
         port = parts.port
     except ValueError:
         port = None
-    if not parts.hostname or port is None:
-        raise UsageRefused("needs a host and a port", where=endpoint.address, mend="tcp://127.0.0.1:5555, say")
+    if not parts.hostname or port is None or parts.path or parts.query or parts.username is not None:
+        raise UsageRefused(
+            "needs a host and a port, nothing else", where=endpoint.address, mend="tcp://127.0.0.1:5555, say"
+        )
     if endpoint.bind and not endpoint.remote and not is_loopback(parts.hostname):
         raise UsageRefused(
             "would listen to other hosts",
@@ -90,8 +107,11 @@ def open_socket(
 
     welcome: what an XPUB socket sends a new subscriber of that topic.
     """
+    if endpoint.bind and endpoint.address.startswith("ipc://"):
+        _check_ipc_path(endpoint.address)
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint.address))
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
     socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
@@ -109,8 +129,23 @@ def open_socket(
     except zmq.ZMQError as error:
         socket.close()
         mend = "stop the other program or choose another port" if error.errno == zmq.EADDRINUSE else ""
-        raise UsageRefused(str(error.strerror), where=endpoint.address, mend=mend) from None
+        raise UsageRefused(os.strerror(error.errno or 0), where=endpoint.address, mend=mend) from None
     return socket
+
+
+def _check_ipc_path(address: str) -> None:
+    """Refuse to bind where something lies: libzmq would delete it, be it a capture or the socket of another program."""
+    path = address.removeprefix("ipc://")
+    if path.startswith("@"):
+        return
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise UsageRefused("is a file, not a socket", where=address, mend="choose a path where nothing lies")
+        with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM) as probe:
+            probe.connect(path)
+    except OSError:
+        return  # nothing there, or what a program that has ended left behind
+    raise UsageRefused("another program listens there", where=address, mend="stop it or choose another path")
 
 
 def socket_type(endpoint: Endpoint) -> int:

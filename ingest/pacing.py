@@ -29,6 +29,6 @@ def at_their_time(
         if recorded_ns is None:
             recorded_ns, begun_ns = message.t_ns, clock.now_ns()
         due_ns = begun_ns + round((message.t_ns - recorded_ns) / speed)
-        if closed.wait(max(due_ns - clock.now_ns(), 0) * 1e-9):
+        if closed.wait(min(max(due_ns - clock.now_ns(), 0) * 1e-9, threading.TIMEOUT_MAX)):
             return
         yield msgspec.structs.replace(message, t_ns=clock.now_ns()) if restamp else message

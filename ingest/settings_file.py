@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,7 +24,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageRefused("no such file", where=str(path), mend="give the path of a TOML file") from None
     except IsADirectoryError:
         raise UsageRefused("is a directory", where=str(path), mend="give the TOML file inside it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, endless numbers and nesting among them
         raise UsageRefused(f"is not TOML: {error}", where=str(path), mend="see https://toml.io") from None
     except OSError as error:
         raise UsageRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
@@ -67,14 +67,17 @@ def _nearest(model: type[BaseModel], location: list[str]) -> str:
 def _keys_at(model: type[BaseModel], path: list[str]) -> list[str]:
     """The field names of the sub-model that `path` leads to; empty where `path` leaves the models."""
     here: type[BaseModel] = model
+    inside_container = False
     for part in path:
+        if inside_container:  # the key of a table of models, or the index of a list of them
+            inside_container = False
+            continue
         field = here.model_fields.get(part)
-        if field is None:
-            return []
-        inner = _model_of(field.annotation)
-        if inner is None:
+        inner = None if field is None else _model_of(field.annotation)
+        if field is None or inner is None:
             return []
         here = inner
+        inside_container = get_origin(field.annotation) in (dict, list, tuple)
     return list(here.model_fields)
 
 

@@ -6,10 +6,12 @@ file path or `file://`: SigMF, raw IQ, Intel 5300 CSI log or journal, told apart
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from ingest.errors import InputRefused, UsageRefused
+from ingest.mcap_file import MAGIC
 from ingest.sources.base import Source, SourceInfo
 from ingest.sources.csi_log import IntelCsiSource
 from ingest.sources.iq_file import FORMATS, SUFFIXES, IqFileSource, open_raw_iq
@@ -27,7 +29,10 @@ __all__ = [
     "open_source",
 ]
 
-_MCAP_MAGIC = b"\x89MCAP0\r\n"
+_KINDS = ("sigmf", "intel5300", "journal", *FORMATS)
+_FORMAT_OPTION = f"--format {'|'.join(_KINDS)}"
+_SIGMF_BUNDLES = {".sigmf": "a SigMF archive", ".sigmf-collection": "a SigMF collection"}
+_SIGMF_MEND = "unpack it, as with tar, and name one recording's .sigmf-meta"
 _INTEL_CODES = (0xBB, 0xC1)
 """Record codes of the Linux 802.11n CSI Tool: a beamforming report, a received packet."""
 
@@ -42,9 +47,9 @@ def open_source(
     """
     if uri.startswith("zmq+"):
         return ZmqSource(uri)
-    path = Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else Path(uri)
-    if "://" in str(uri) and not uri.startswith("file://"):
-        raise UsageRefused("unknown kind of source", where=uri, mend="a file, zmq+tcp://… or zmq+ipc://…")
+    if format_name not in (None, *_KINDS):
+        raise UsageRefused(f"unknown format '{format_name}'", where=uri, mend=_FORMAT_OPTION)
+    path = _path(uri)
     kind = format_name or _kind_by_suffix(path)
     if kind == "sigmf":
         return open_sigmf(path)
@@ -56,7 +61,16 @@ def open_source(
         return IntelCsiSource(path)
     if kind in FORMATS:
         return open_raw_iq(path, format_name=kind, rate_hz=rate_hz, center_hz=center_hz)
-    raise InputRefused("unknown format", where=str(path), mend=f"--format sigmf|intel5300|journal|{'|'.join(FORMATS)}")
+    raise InputRefused("unknown format", where=str(path), mend=_FORMAT_OPTION)
+
+
+def _path(uri: str) -> Path:
+    """The file that a path or a `file://` URI names."""
+    if uri.startswith("file://"):
+        return Path(unquote("/" + uri.removeprefix("file://").removeprefix("localhost").lstrip("/")))
+    if "://" in uri:
+        raise UsageRefused("unknown kind of source", where=uri, mend="a file, zmq+tcp://… or zmq+ipc://…")
+    return Path(uri)
 
 
 def _kind_by_suffix(path: Path) -> str:
@@ -69,9 +83,12 @@ def _kind_by_suffix(path: Path) -> str:
 
 
 def _kind_by_content(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    if head.startswith(_MCAP_MAGIC):
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError as error:
+        raise InputRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if head.startswith(MAGIC):
         return "journal"
     return "intel5300" if _looks_like_intel_log(head) else ""
 
@@ -90,9 +107,14 @@ def _looks_like_intel_log(head: bytes) -> bool:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    """Refuse what is no file with bytes in it."""
+    if os.path.isdir(path):
         raise InputRefused("is a directory", where=str(path), mend="name a file in it")
-    if not path.is_file():
+    if not os.path.exists(path):
         raise InputRefused("no such file", where=str(path))
-    if path.stat().st_size == 0:
+    if not os.path.isfile(path):
+        raise InputRefused("is not a regular file", where=str(path), mend="store the samples in a file first")
+    if os.path.getsize(path) == 0:
         raise InputRefused("is empty", where=str(path), mend="give a capture with samples in it")
+    if path.suffix.lower() in _SIGMF_BUNDLES:
+        raise InputRefused(f"is {_SIGMF_BUNDLES[path.suffix.lower()]}", where=str(path), mend=_SIGMF_MEND)

@@ -34,7 +34,8 @@ class SampleFormat:
 
     def to_complex64(self, components: npt.NDArray[np.generic]) -> npt.NDArray[np.complex64]:
         """[..., 2 components] as complex64 of the same leading shape, full scale being 1."""
-        pairs = components.astype(np.float32) / np.float32(self.full_scale)
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite, which the caller rejects
+            pairs = components.astype(np.float32) / np.float32(self.full_scale)
         return pairs.view(np.complex64)[..., 0]
 
 
@@ -61,10 +62,15 @@ SUFFIXES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of samples tuned to one frequency: SigMF's `captures` entry, or a whole raw file."""
+    """A run of samples tuned to one frequency: SigMF's `captures` entry, or a whole raw file.
+
+    first_sample: its place in the file. lost_before: samples that the radio made and the file lacks up to there; the
+    blocks' `first_sample` jumps over them, and the receiver counts the gap.
+    """
 
     first_sample: int
     center_hz: float
+    lost_before: int = 0
 
 
 class IqFileSource(Source):
@@ -102,6 +108,7 @@ class IqFileSource(Source):
         seq = 0
         for segment, end in zip(self._segments, ends, strict=True):
             for start in range(segment.first_sample, end, block):
+                number = start + segment.lost_before
                 samples = self._sample_format.to_complex64(self._data[start : min(start + block, end)])
                 if not np.isfinite(samples).all():
                     self.rejected["non_finite"] += 1
@@ -110,10 +117,10 @@ class IqFileSource(Source):
                     source="file",
                     epoch=0,
                     seq=seq,
-                    t_ns=round(start / self._rate_hz * 1e9),
+                    t_ns=round(number / self._rate_hz * 1e9),
                     rate_hz=self._rate_hz,
                     center_hz=segment.center_hz,
-                    first_sample=start,
+                    first_sample=number,
                     samples=np.ascontiguousarray(samples.T),
                 )
                 seq += 1
@@ -138,10 +145,10 @@ def open_raw_iq(path: Path, *, format_name: str | None, rate_hz: float | None, c
 
 
 def check_rate_and_center(rate_hz: float, center_hz: float, *, where: str) -> None:
-    """Refuse rates and frequencies that no radio has."""
-    if not (np.isfinite(rate_hz) and 1.0 <= rate_hz <= 1e10):
+    """Refuse rates and frequencies that no radio has, NaN among them."""
+    if not 1.0 <= rate_hz <= 1e10:
         raise InputRefused(f"sample rate {rate_hz} Hz", where=where, mend="a finite rate in hertz, as 46.08e6")
-    if not (np.isfinite(center_hz) and 0.0 <= center_hz <= 1e12):
+    if not 0.0 <= center_hz <= 1e12:
         raise InputRefused(f"centre frequency {center_hz} Hz", where=where, mend="a finite frequency in hertz")
 
 
