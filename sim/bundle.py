@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,31 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from ingest.errors import InputRefused, UsageRefused
 from sim.site import Site, TraceSettings
 
 SCHEMA = "twinbeam.site-bundle/1"
 LINKS = ("bs_user", "bs_ris", "ris_user")
+
+_COLUMNS = ("offsets", "gain", "length_m", "departure", "arrival", "kind")
+_STORED = {
+    "positions_m": "<f8",
+    "offsets": "<i8",
+    "gain": "<c8",
+    "length_m": "<f8",
+    "departure": "<f4",
+    "arrival": "<f4",
+    "kind": "|u1",
+}
+"""Types in the file; single precision where the tracer has no more."""
+
+_TEXTS = TypeAdapter(dict[str, str])
+_MAX_NUMBERS = 10**9
+"""The most numbers in one array; a file that declares more would take all memory."""
+
+_UNIT_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -82,31 +101,64 @@ def save_bundle(bundle: SiteBundle, path: Path) -> None:
         file.attrs["site"] = bundle.site.model_dump_json()
         file.attrs["settings"] = bundle.settings.model_dump_json()
         file.attrs["made_with"] = json.dumps(bundle.made_with, sort_keys=True)
-        _write(file, "positions_m", bundle.positions_m)
+        _write(file, "positions_m", bundle.positions_m, _STORED["positions_m"])
         for name in LINKS:
-            table: PathTable = getattr(bundle, name)
             group = file.create_group(name, track_order=True)
-            _write(group, "offsets", table.offsets)
-            _write(group, "gain", table.gain.astype(np.complex64))
-            _write(group, "length_m", table.length_m)
-            _write(group, "departure", table.departure.astype(np.float32))
-            _write(group, "arrival", table.arrival.astype(np.float32))
-            _write(group, "kind", table.kind)
+            for column in _COLUMNS:
+                _write(group, column, getattr(getattr(bundle, name), column), _STORED[column])
+    seal(partial)
     partial.replace(path)
 
 
-def _write(group: Any, name: str, values: npt.NDArray[Any]) -> None:
-    if values.size:
-        group.create_dataset(name, data=values, compression="gzip", compression_opts=9, shuffle=True)
+def _write(group: Any, name: str, values: npt.NDArray[Any], dtype: str) -> None:
+    stored = values.astype(dtype)
+    if stored.size:
+        group.create_dataset(name, data=stored, compression="gzip", compression_opts=9, shuffle=True)
     else:
-        group.create_dataset(name, data=values)
+        group.create_dataset(name, data=stored)
+
+
+def seal(path: Path) -> None:
+    """Append a line with the file's sha256. HDF5 does not read past its own end.
+
+    What follows damaged pointers in the HDF5 library may be an endless loop, so damage must be found before it.
+    """
+    line = _seal_line(file_digest(path))
+    with path.open("ab") as file:
+        file.write(line)
+
+
+def _seal_line(digest: str) -> bytes:
+    return f"\n# twinbeam sha256 {digest}\n".encode()
+
+
+_SEAL_BYTES = len(_seal_line("0" * 64))
+
+
+def _unsealed(path: Path) -> str:
+    """sha256 of the whole file; `ValueError` when its seal does not hold."""
+    body = hashlib.sha256()
+    with path.open("rb") as file:
+        left = file.seek(0, os.SEEK_END) - _SEAL_BYTES
+        file.seek(0)
+        while left > 0:
+            chunk = file.read(min(left, 1 << 20))
+            if not chunk:
+                break
+            body.update(chunk)
+            left -= len(chunk)
+        line = file.read()
+    if line != _seal_line(body.hexdigest()):
+        raise ValueError("damaged, or not written by twinbeam")
+    body.update(line)
+    return body.hexdigest()
 
 
 def load_bundle(path: Path) -> SiteBundle:
     """The bundle at `path`; `InputRefused` when it is not one or contradicts itself."""
     where = str(path)
     try:
-        digest = file_digest(path)
+        digest = _unsealed(path)
         with h5py.File(path, "r") as file:
             schema = str(file.attrs.get("schema", ""))
             if schema != SCHEMA:
@@ -114,16 +166,16 @@ def load_bundle(path: Path) -> SiteBundle:
             bundle = SiteBundle(
                 site=Site.model_validate_json(file.attrs["site"]),
                 settings=TraceSettings.model_validate_json(file.attrs["settings"]),
-                positions_m=np.asarray(file["positions_m"], np.float64),
+                positions_m=_read(file, "positions_m", 3),
                 bs_user=_read_table(file["bs_user"]),
                 bs_ris=_read_table(file["bs_ris"]),
                 ris_user=_read_table(file["ris_user"]),
-                made_with=json.loads(file.attrs["made_with"]),
+                made_with=_TEXTS.validate_json(file.attrs["made_with"]),
                 sha256=digest,
             )
     except FileNotFoundError:
         raise UsageRefused("no such bundle", where=where, mend="make it: twinbeam twin build SITE") from None
-    except (OSError, KeyError, ValueError, TypeError, ValidationError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputRefused(f"is not a site bundle: {reason}", where=where, mend="twinbeam twin build SITE") from None
     _check(bundle, where)
@@ -138,28 +190,50 @@ def file_digest(path: Path) -> str:
 
 def _read_table(group: Any) -> PathTable:
     return PathTable(
-        offsets=np.asarray(group["offsets"], np.int64),
-        gain=np.asarray(group["gain"], np.complex128),
-        length_m=np.asarray(group["length_m"], np.float64),
-        departure=np.asarray(group["departure"], np.float64).reshape(-1, 3),
-        arrival=np.asarray(group["arrival"], np.float64).reshape(-1, 3),
-        kind=np.asarray(group["kind"], np.uint8),
+        offsets=_read(group, "offsets"),
+        gain=_read(group, "gain").astype(np.complex128),
+        length_m=_read(group, "length_m"),
+        departure=_read(group, "departure", 3).astype(np.float64),
+        arrival=_read(group, "arrival", 3).astype(np.float64),
+        kind=_read(group, "kind"),
     )
+
+
+def _read(group: Any, name: str, *columns: int) -> npt.NDArray[Any]:
+    """The data set `name` of shape [rows, *columns], as it was stored."""
+    stored = group[name]
+    if stored.dtype != np.dtype(_STORED[name]) or stored.ndim != 1 + len(columns) or stored.shape[1:] != columns:
+        raise ValueError(f"{name} is {stored.dtype} of shape {stored.shape}")
+    if stored.size > _MAX_NUMBERS:
+        raise ValueError(f"{name} holds {stored.size} numbers")
+    return np.asarray(stored[()])
 
 
 def _check(bundle: SiteBundle, where: str) -> None:
     """Refuse tables that do not fit each other or hold numbers that are none."""
-    users = bundle.positions_m.shape[0]
-    if bundle.positions_m.shape != (users, 3) or users == 0 or not np.isfinite(bundle.positions_m).all():
+    users = len(bundle.positions_m)
+    if users == 0 or not np.isfinite(bundle.positions_m).all():
         raise InputRefused("positions are empty or not finite", where=where, mend="twinbeam twin build SITE")
     expected = {"bs_user": users, "bs_ris": 1, "ris_user": users}
     for name, links in expected.items():
-        table: PathTable = getattr(bundle, name)
-        count = table.paths
-        arrays = (table.gain, table.length_m, table.departure, table.arrival)
-        whole = table.links == links and table.offsets[0] == 0 and table.offsets[-1] == count
-        lengths = {len(table.length_m), len(table.departure), len(table.arrival), len(table.kind), count}
-        if not whole or len(lengths) != 1 or np.any(np.diff(table.offsets) < 0):
-            raise InputRefused(f"table {name} contradicts itself", where=where, mend="twinbeam twin build SITE")
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise InputRefused(f"table {name} holds NaN", where=where, mend="twinbeam twin build SITE")
+        wrong = _wrong_with(getattr(bundle, name), links)
+        if wrong is not None:
+            raise InputRefused(f"table {name} {wrong}", where=where, mend="twinbeam twin build SITE")
+
+
+def _wrong_with(table: PathTable, links: int) -> str | None:
+    """What is wrong with a table that should hold the paths of `links` links."""
+    count = table.paths
+    whole = table.links == links and table.offsets[0] == 0 and table.offsets[-1] == count
+    lengths = {len(table.length_m), len(table.departure), len(table.arrival), len(table.kind), count}
+    if not whole or len(lengths) != 1 or np.any(np.diff(table.offsets) < 0):
+        return "contradicts itself"
+    arrays = (table.gain, table.length_m, table.departure, table.arrival)
+    if not all(np.isfinite(array).all() for array in arrays):
+        return "holds NaN"
+    if np.any(table.length_m <= 0):
+        return "holds paths without length"
+    for directions in (table.departure, table.arrival):
+        if np.any(np.abs(np.sum(directions**2, axis=1) - 1.0) > _UNIT_TOLERANCE):
+            return "holds directions that are no unit vectors"
+    return None

@@ -42,13 +42,14 @@ class Walk:
         return 0
 
     def advance(self, seconds: float) -> None:
-        """Walk on for `seconds`."""
+        """Walk on for `seconds`; who has nowhere to go stands still."""
+        if self._target == self._here:
+            return
         left_m = self.speed_m_s * seconds
-        for _ in range(1000):
+        while True:
             to_target = self.grid_m[self._target] - self.position_m
             distance_m = float(np.linalg.norm(to_target))
-            if distance_m > left_m:
-                self._heading = to_target / distance_m
+            if not distance_m <= left_m:
                 self.position_m = self.position_m + self._heading * left_m
                 break
             self.position_m = self.grid_m[self._target].copy()
@@ -58,15 +59,19 @@ class Walk:
         self.velocity_m_s = self._heading * self.speed_m_s
 
     def _next_target(self) -> int:
-        """A neighbour of the current grid point, straight on more likely than round a corner than back."""
+        """Head for a neighbour of the grid point, straight on more likely than round a corner than back."""
         here = self.grid_m[self._here]
-        around = [i for i in self._neighbours.query_ball_point(here, self.reach_m) if i != self._here]
-        if not around:
-            return self._here
+        around = np.array(self._neighbours.query_ball_point(here, self.reach_m), np.intp)
         directions = self.grid_m[around] - here
-        cosines = (directions @ self._heading) / np.linalg.norm(directions, axis=1)
-        weights = np.exp(4.0 * cosines)
-        return int(self.rng.choice(around, p=weights / weights.sum()))
+        distances_m = np.linalg.norm(directions, axis=1)
+        elsewhere = distances_m > 0
+        if not elsewhere.any():
+            return self._here
+        around, directions = around[elsewhere], directions[elsewhere] / distances_m[elsewhere, None]
+        weights = np.exp(4.0 * (directions @ self._heading))
+        chosen = int(self.rng.choice(len(around), p=weights / weights.sum()))
+        self._heading = directions[chosen]
+        return int(around[chosen])
 
     @staticmethod
     def _unit(vector: Real) -> Real:

@@ -7,33 +7,35 @@ pitch downwards. An array looks along its own x axis; its rows stand on z, its c
 from __future__ import annotations
 
 import hashlib
+import os
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ingest.errors import UsageRefused
 from ingest.settings_file import read_toml, validated
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Point = tuple[Finite, Finite, Finite]
+Degrees = Annotated[float, Field(ge=-1e6, le=1e6)]
+Metres = Annotated[float, Field(ge=-1e6, le=1e6)]
+Point = tuple[Metres, Metres, Metres]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Mount(_Table):
     """Where something stands and where it looks."""
 
     position_m: Point
-    yaw_deg: Finite = 0.0
-    pitch_deg: Finite = 0.0
+    yaw_deg: Degrees = 0.0
+    pitch_deg: Degrees = 0.0
 
     def rotation(self) -> npt.NDArray[np.float64]:
         """Own axes as columns of a [3, 3] matrix: boresight, left (along columns), up (along rows)."""
@@ -94,10 +96,10 @@ class Ris(Panel):
 class UserArea(_Table):
     """The grid of user positions: outdoor points of a rectangle, `spacing_m` apart, `height_m` over its ground."""
 
-    corner_m: tuple[Finite, Finite]
-    size_m: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-    spacing_m: Annotated[float, Field(gt=0)] = 2.0
-    height_m: Annotated[float, Field(ge=0)] = 1.5
+    corner_m: tuple[Metres, Metres]
+    size_m: tuple[Annotated[float, Field(gt=0, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]]
+    spacing_m: Annotated[float, Field(ge=1e-3, le=1e6)] = 2.0
+    height_m: Annotated[float, Field(ge=0, le=1e6)] = 1.5
 
     @model_validator(mode="after")
     def _not_endless(self) -> UserArea:
@@ -129,6 +131,10 @@ class TraceSettings(_Table):
     seed: Annotated[int, Field(ge=1)] = 1
 
 
+_WORLD = {"max_depth": 5, "diffraction": True, "scattering": 0.3, "max_paths": 32}
+"""What the world has that the twin leaves out, unless its table says otherwise."""
+
+
 class Material(_Table):
     """Overrides of a scene material; what is left out stays as the scene has it."""
 
@@ -146,9 +152,14 @@ class Site(_Table):
     ris: Ris | None = None
     users: UserArea
     twin: TraceSettings = TraceSettings()
-    world: TraceSettings = TraceSettings(max_depth=5, diffraction=True, scattering=0.3, max_paths=32)
+    world: TraceSettings = TraceSettings.model_validate(_WORLD)
     materials: dict[str, Material] = {}
     world_materials: dict[str, Material] = {}
+
+    @field_validator("world", mode="before")
+    @classmethod
+    def _beyond_the_twin(cls, given: Any) -> Any:
+        return {**_WORLD, **given} if isinstance(given, dict) else given
 
     @property
     def wavelength_m(self) -> float:
@@ -163,12 +174,12 @@ def sites_folder() -> Path:
 def site_path(name_or_path: str) -> Path:
     """The site file that a user means: a path, a folder that holds `site.toml`, or the name of a site we ship."""
     path = Path(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(name_or_path):  # unlike Path.is_dir, False for what no file system can hold
         return path / "site.toml"
     if path.suffix == ".toml":
         return path
     shipped = sites_folder() / name_or_path / "site.toml"
-    if shipped.is_file():
+    if os.path.isfile(shipped):
         return shipped
     known = ", ".join(sorted(folder.name for folder in sites_folder().iterdir() if (folder / "site.toml").is_file()))
     raise UsageRefused("no such site", where=name_or_path, mend=f"a path to a site.toml, or one of: {known}")

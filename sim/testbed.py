@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ingest.errors import InputRefused
 from ingest.messages import BlockDecision, ChannelFrame, Message, OutcomeFrame, no_array
 from sim.channels import SiteChannels
 from sim.mobility import PositionError, Walk
@@ -21,6 +22,9 @@ from sim.mobility import PositionError, Walk
 Complex = npt.NDArray[np.complex128]
 
 TONES = 64
+NO_DECISION = 2**63 - 1
+"""`decision_seq` of outcomes from before the first decision: a number that no decision has."""
+
 _LEAST_POWER_W = 1e-33
 
 
@@ -95,17 +99,30 @@ class Testbed:
     def transmit(self, decision: BlockDecision | None, t_ns: int) -> Iterator[OutcomeFrame]:
         """The rest of the block: use `decision`, or go on with the last one where None came in time; users report.
 
-        Ends the block: users have walked on when it returns its last outcome.
+        A decision without users or without theta leaves the antennas silent or the RIS as it is; `InputRefused` where
+        it was made for another site. Ends the block: users have walked on when it returns its last outcome.
         """
         if decision is not None:
+            self._check_fit(decision)
             self._decision = decision
-            if decision.theta.size == self._theta.size:
+            if decision.theta.size:
                 self._theta = decision.theta.astype(np.complex128)
         self._advance(self.settings.lead_s)
         for index in range(self.settings.users):
             yield self._outcome(index, t_ns)
         self._advance(self.settings.period_s - self.settings.lead_s)
         self.block += 1
+
+    def _check_fit(self, decision: BlockDecision) -> None:
+        """Refuse a decision for other antennas or another RIS: to use a part of it would be to ignore the rest."""
+        antennas, elements = self._world.antennas, self._world.elements
+        fits = decision.precoder.size == 0 or decision.precoder.shape[0] == antennas
+        if not fits or decision.theta.size not in (0, elements):
+            raise InputRefused(
+                f"is for {decision.precoder.shape[0]} antennas and {decision.theta.size} RIS elements",
+                where=f"decision for block {decision.block}",
+                mend=f"the world has {antennas} and {elements}: controller and testbed need bundles of the same site",
+            )
 
     def _advance(self, seconds: float) -> None:
         for walk, error in zip(self._walks, self._errors, strict=True):
@@ -211,7 +228,7 @@ class Testbed:
             t_ns=t_ns,
             user=name,
             block=self.block,
-            decision_seq=decision.seq if decision is not None else 0,
+            decision_seq=decision.seq if decision is not None else NO_DECISION,
             received_power_dbm=10 * math.log10(max(all_w, _LEAST_POWER_W)) + 30,
             sinr_db=10 * math.log10(max(sinr, 1e-30)),
             rate_bps_hz=rate_bps_hz,

@@ -13,6 +13,7 @@ import zmq
 from ingest import wire
 from ingest.clock import MonotonicClock
 from ingest.endpoints import Endpoint, open_socket
+from ingest.errors import InputRefused
 from ingest.messages import BlockDecision
 from ingest.topics import TOPICS
 from sim.bundle import load_bundle
@@ -47,6 +48,8 @@ def run_testbed(world: Path, settings: TestbedSettings, wiring: Wiring, blocks: 
         try:
             _await_welcome(decisions, parent)
             _play(testbed, frames, decisions, blocks, deadline_s, parent)
+        except InputRefused as refusal:
+            raise SystemExit(str(refusal)) from None
         finally:
             frames.close(linger=500)
             decisions.close()
