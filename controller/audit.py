@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from ingest.messages import BlockDecision, OutcomeFrame
 
 _REMEMBERED = 256
+_MAX_USERS = 256
+"""Users audited one by one. Of more, the sums of those heard longest ago go into `OutageAudit.gone`."""
+
 _RATE_TOLERANCE = 1e-6
 
 
@@ -19,6 +22,15 @@ class UserAudit:
     promised: float = 0.0
     realised: int = 0
     rate_bps_hz: float = 0.0
+
+    def plus(self, other: UserAudit) -> UserAudit:
+        """The sums over the blocks of both."""
+        return UserAudit(
+            self.blocks + other.blocks,
+            self.promised + other.promised,
+            self.realised + other.realised,
+            self.rate_bps_hz + other.rate_bps_hz,
+        )
 
     @property
     def promised_outage(self) -> float:
@@ -34,9 +46,11 @@ class OutageAudit:
     """Promises still waiting for their outcome, and what came of the others.
 
     A promise belongs to a decision: where the radio used an older one, because the new one was late, it is not settled.
+    users: in the order in which they were last heard of. gone: the sums of those that made way for others.
     """
 
     users: Mapping[str, UserAudit] = field(default_factory=dict)
+    gone: UserAudit = UserAudit()
     open: Mapping[int, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """Decision's seq -> user -> (promised outage, rate target)."""
 
@@ -57,18 +71,16 @@ class OutageAudit:
         if outcome.user not in promises:
             return self
         promised, target = promises.pop(outcome.user)
-        before = self.users.get(outcome.user, UserAudit())
-        after = UserAudit(
-            blocks=before.blocks + 1,
-            promised=before.promised + promised,
-            realised=before.realised + (outcome.rate_bps_hz < target - _RATE_TOLERANCE),
-            rate_bps_hz=before.rate_bps_hz + outcome.rate_bps_hz,
-        )
-        return OutageAudit({**self.users, outcome.user: after}, {**self.open, outcome.decision_seq: promises})
+        one = UserAudit(1, promised, int(outcome.rate_bps_hz < target - _RATE_TOLERANCE), outcome.rate_bps_hz)
+        users, gone = dict(self.users), self.gone
+        users[outcome.user] = users.pop(outcome.user, UserAudit()).plus(one)
+        if len(users) > _MAX_USERS:
+            gone = gone.plus(users.pop(next(iter(users))))
+        return replace(self, users=users, gone=gone, open={**self.open, outcome.decision_seq: promises})
 
     def total(self) -> UserAudit:
-        """All users together."""
-        audits = self.users.values()
+        """All users together, those gone included."""
+        audits = (self.gone, *self.users.values())
         return UserAudit(
             blocks=sum(audit.blocks for audit in audits),
             promised=sum(audit.promised for audit in audits),

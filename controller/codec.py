@@ -51,7 +51,7 @@ class OnnxDecoder:
 
     def __init__(self, path: Path) -> None:
         self.manifest = _read_manifest(path)
-        digest = file_digest(path)
+        digest = _digest(path)
         if digest != self.manifest.sha256:
             raise InputRefused(
                 f"sha256 is {digest[:12]}…, its manifest says {self.manifest.sha256[:12]}…",
@@ -59,8 +59,8 @@ class OnnxDecoder:
                 mend="take model and manifest from the same release",
             )
         self._session = _open_session(path)
-        self._input = self._session.get_inputs()[0].name
         try:
+            (self._input,) = (one.name for one in self._session.get_inputs())
             self.decode(np.zeros(self.manifest.codeword, np.float32), 1.0)
         except Exception as error:
             raise InputRefused(
@@ -72,14 +72,28 @@ class OnnxDecoder:
             raise ValueError(
                 f"codeword of {codeword.size} numbers, {self.manifest.name} takes {self.manifest.codeword}"
             )
-        (output,) = self._session.run(None, {self._input: codeword.astype(np.float32)[None]})
+        try:
+            (output,) = self._session.run(None, {self._input: codeword.astype(np.float32)[None]})
+        except Exception as error:  # what ONNX Runtime raises has no common base, and depends on the input as well
+            raise ValueError(f"{self.manifest.name} fails: {error}") from None
         expected = (1, 2, self.manifest.antennas, self.manifest.tones)
-        if output.shape != expected:
-            raise ValueError(f"decoded shape {output.shape}, not {expected}")
-        channel = (output[0, 0] + 1j * output[0, 1]).astype(np.complex128) * (self.manifest.scale * gain)
+        if np.shape(output) != expected:
+            raise ValueError(f"decoded shape {np.shape(output)}, not {expected}")
+        real, imaginary = np.asarray(output[0], np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            channel = (real + 1j * imaginary) * (self.manifest.scale * gain)
         if not np.isfinite(channel).all():
             raise ValueError("decoded channel is not finite")
         return np.asarray(channel)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise InputRefused(
+            f"cannot be read: {error.strerror}", where=str(path), mend="a manifest needs its model beside it"
+        ) from None
 
 
 def _read_manifest(path: Path) -> CodecManifest:
@@ -110,4 +124,6 @@ def _open_session(path: Path) -> Any:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise InputRefused(f"is not a model that ONNX Runtime loads: {error}", where=str(path)) from None
+        raise InputRefused(
+            f"is not a model that ONNX Runtime loads: {error}", where=str(path), mend="export it anew"
+        ) from None

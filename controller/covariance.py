@@ -87,34 +87,32 @@ class LowRankDiagonal:
     def posterior_white(self, noise_power: float) -> LowRankDiagonal:
         """The covariance left after every entry was measured with error variance `noise_power` > 0.
 
-        (C^-1 + I/s)^-1 with C = D + U U^H is again low rank + diagonal, by the matrix inversion lemma:
-        D' = s D / (D + s), U' = s / (D + s) U (I + U^H (D + s)^-1 U)^(-1/2).
+        (C^-1 + I/s)^-1 with C = c (D + U U^H) is again low rank + diagonal, by the matrix inversion lemma:
+        c D' = s c D / (c D + s), U' = s / (c D + s) U (I + c U^H (c D + s)^-1 U)^(-1/2).
         """
-        noise = noise_power / self.scale
-        shifted = self.diagonal + noise
+        shifted = self.scale * self.diagonal + noise_power
         flat = self.factor.reshape(self.rank, self.diagonal.size)
-        inner = np.eye(self.rank) + (flat.conj() / shifted.ravel()) @ flat.T
+        inner = np.eye(self.rank) + self.scale * ((flat.conj() / shifted.ravel()) @ flat.T)
         values, vectors = np.linalg.eigh(inner)
         rotation = (vectors / np.sqrt(values)).T
-        shrunk = (rotation @ flat).reshape(self.factor.shape) * (noise / shifted)
-        return LowRankDiagonal(self.diagonal * noise / shifted, shrunk, self.scale)
+        shrunk = (rotation @ flat).reshape(self.factor.shape) * (noise_power / shifted)
+        return LowRankDiagonal(self.diagonal * (noise_power / shifted), shrunk, self.scale)
 
     def gain_white(self, innovation: Complex, noise_power: float) -> tuple[Complex, float]:
         """LMMSE from e + white noise of variance s, innovation [R, N]: the estimate C (C + s I)^-1 innovation.
 
         Returns it with innovation^H (C + s I)^-1 innovation / (R N), 1 on average when C is right.
         """
-        noise = noise_power / self.scale
-        shifted = self.diagonal + noise
+        shifted = self.scale * self.diagonal + noise_power
         solved = innovation / shifted
         if self.rank:
             flat = self.factor.reshape(self.rank, self.diagonal.size)
             whitened = flat / shifted.ravel()
-            inner = np.eye(self.rank) + flat.conj() @ whitened.T
-            weights = np.linalg.solve(inner, whitened.conj() @ innovation.ravel())
+            inner = np.eye(self.rank) + self.scale * (flat.conj() @ whitened.T)
+            weights = np.linalg.solve(inner, self.scale * (whitened.conj() @ innovation.ravel()))
             solved = solved - (weights @ whitened).reshape(innovation.shape)
-        nis = float(np.vdot(innovation, solved).real) / (innovation.size * self.scale)
-        return np.asarray(innovation - noise * solved), nis
+        nis = float(np.vdot(innovation, solved).real) / innovation.size
+        return np.asarray(innovation - noise_power * solved), nis
 
 
 @kernel
@@ -175,21 +173,24 @@ def compressed(variances: Real, basis: Complex, core: Complex, rank: int) -> Low
     basis [q, R, N], core [q, q] Hermitian. The factor takes the greatest `rank` positive eigenvalues of the latter;
     what it does not hold stays in the diagonal, so that every variance is kept exactly.
     """
-    flat = basis.reshape(len(basis), -1)
-    values, vectors = np.linalg.eigh(flat.conj() @ flat.T)
-    keep = values > 1e-12 * max(float(values[-1]), 1e-300)
+    flat = basis.reshape(len(basis), variances.size)
+    gram = flat.conj() @ flat.T
+    # Each basis vector in units of its own length: channels and their covariances differ by many orders of magnitude.
+    lengths = np.sqrt(np.diag(gram).real)
+    lengths = np.where(lengths > 0, lengths, 1.0)
+    values, vectors = np.linalg.eigh(gram / np.outer(lengths, lengths))
+    keep = values > 1e-12 * values.max(initial=0.0)
     root = np.sqrt(values[keep])
     inward = vectors[:, keep] * root
-    inside = inward.conj().T @ core @ inward
+    inside = inward.conj().T @ (core * np.outer(lengths, lengths)) @ inward
     strengths, rotation = np.linalg.eigh((inside + inside.conj().T) / 2)
     best = np.argsort(-strengths)[:rank]
     best = best[strengths[best] > 0]
-    outward = (vectors[:, keep] / root) @ (rotation[:, best] * np.sqrt(strengths[best]))
+    outward = (vectors[:, keep] / root) @ (rotation[:, best] * np.sqrt(strengths[best])) / lengths[:, None]
     factor = (outward.T @ flat).reshape(len(best), *variances.shape)
     held = np.sum(_power(factor), axis=0)
     # Where rounding or a core with negative parts makes the factor hold more than there is, it gives way.
-    over = np.sqrt(np.minimum(1.0, np.divide(variances, held, out=np.ones_like(held), where=held > 0)))
-    if np.any(over < 1.0):
-        factor = factor * over
+    if np.any(held > variances):
+        factor = factor * np.sqrt(np.divide(variances, held, out=np.ones_like(held), where=held > variances))
         held = np.sum(_power(factor), axis=0)
     return LowRankDiagonal(np.maximum(variances - held, 0.0), factor)

@@ -132,7 +132,7 @@ def learn_from_partial(
     """
     if innovation.size < _ENOUGH_SEEN * statistics.mean.size:
         w = fresh * (rule.prior_weight + statistics.judged + 1.0) ** -_EM_DECAY
-        scale_step = _scale_step(conditioning, innovation, w)
+        scale_step = _scale_step(conditioning, innovation, w, rule.prior_weight + 1.0)
         return replace(statistics, covariance=statistics.covariance.scaled(scale_step))
     w = fresh * (rule.prior_weight + statistics.taught + 1.0) ** -_EM_DECAY
     learnt = _em_step(statistics.covariance, rule.rank, conditioning, w)
@@ -170,15 +170,17 @@ def _em_step(covariance: LowRankDiagonal, rank: int, conditioning: Conditioning,
     return compressed(np.maximum(diagonal + changed, 0.0), basis, core, rank)
 
 
-def _scale_step(conditioning: Conditioning, innovation: Complex, w: float) -> float:
+def _scale_step(conditioning: Conditioning, innovation: Complex, w: float, prior_weight: float) -> float:
     """What to multiply the covariance by: one Fisher-scoring step of the likelihood of `innovation` in its scale.
 
-    With K = c S + s I: score (v^H K^-1 S K^-1 v - tr K^-1 S), information tr (K^-1 S)^2, both at c = 1.
+    With K = c S + s I: score (v^H K^-1 S K^-1 v - tr K^-1 S), information tr (K^-1 S)^2, both at c = 1. The prior
+    counts for the information of `prior_weight` looks without noise, else looks that show little but noise would
+    throw the scale about, and in the end down: their score is skew.
     """
     solved = conditioning.inverse @ innovation.ravel()
     share = conditioning.inverse @ conditioning.spread
     score = float(np.vdot(solved, conditioning.spread @ solved).real - np.trace(share).real)
-    information = max(float(np.sum(share * share.T).real), 1e-12)
+    information = float(np.sum(share * share.T).real) + w * prior_weight * innovation.size
     return float(np.exp(min(max(w * score / information, -_MAX_SCALE_STEP), _MAX_SCALE_STEP)))
 
 

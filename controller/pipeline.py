@@ -4,7 +4,7 @@
     learn      prior (twin + mean error) -> posterior by LMMSE; the innovation updates its zone  (P1 eq. 9, P2, P3, P5)
     believe    every belief is carried to the time that the decision will be on air
     design     RIS phases by alignment, then the precoder from the effective beliefs             (P1)
-    ladder     design -> hold the last feasible one -> silence
+    ladder     design -> hold the last feasible one, with what it can still promise -> silence
     check      power, unit modulus, finiteness; then promise an outage that the audit will settle
 
 `Pipeline.step` is synchronous and pure: it reads no clock and changes nothing but what it returns, so that a journal
@@ -17,24 +17,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 
-import msgspec
 import numpy as np
 
 from controller.audit import OutageAudit
 from controller.beamforming import PRECODERS, DesignProblem
-from controller.beamforming.feasibility import infeasibility
-from controller.beamforming.linear import sinr
 from controller.beamforming.ris import conjugate_phases
 from controller.belief import ChannelBelief
 from controller.codec import CsiDecoder
 from controller.config import Config
-from controller.covariance import Complex, Real
-from controller.ladder import DESIGNING, Rung, from_rung
+from controller.covariance import Complex
+from controller.decision import Emission, NotEmitted, promise, silence
+from controller.ladder import DESIGNING, from_rung
 from controller.looks import Look, looks_of
 from controller.mailbox import Inputs
-from controller.outage import outages
 from controller.prior import Prior, ZeroPrior
-from controller.tracking import Knowledge, Tracker, UserTrack, belief_of, newest_tracks, without_absent
+from controller.tracking import Knowledge, Tracker, UserTrack, belief_of, newest_tracks, tracks_of, without_absent
 from controller.zones import GridZones, WholeSite, ZoneMap
 from ingest.messages import BlockDecision, StepBudget
 
@@ -60,20 +57,6 @@ class State:
     design: BlockDecision | None = None
     audit: OutageAudit = field(default_factory=OutageAudit)
     seq: int = 0
-
-
-@dataclass(frozen=True)
-class Designed:
-    """What a design is made from and for, and what it promises: users in the order of the problem's rows.
-
-    expected_sinr and promised_outage [K]: SINR on the mean channels, and the probability that it misses its target.
-    """
-
-    tracks: Mapping[str, UserTrack]
-    problem: DesignProblem
-    precoder: Complex
-    expected_sinr: Real
-    promised_outage: Real
 
 
 @dataclass(frozen=True)
@@ -127,8 +110,12 @@ class Pipeline:
             return {}, {}
         stale_after_s, max_users = self.config.block.stale_after_s, self.config.link.max_users
         tracks = newest_tracks(knowledge, budget.t_ns, stale_after_s, max_users)
-        beliefs = {name: belief_of(knowledge, track, budget.t_ns, budget.lead_s) for name, track in tracks.items()}
-        return tracks, beliefs
+        return tracks, self._beliefs(knowledge, tracks, budget)
+
+    def _beliefs(
+        self, knowledge: Knowledge, tracks: Mapping[str, UserTrack], budget: StepBudget
+    ) -> dict[str, ChannelBelief]:
+        return {name: belief_of(knowledge, track, budget.t_ns, budget.lead_s) for name, track in tracks.items()}
 
     # ---- the deadline ladder ----------------------------------------------------------------------------------
 
@@ -144,16 +131,33 @@ class Pipeline:
         for rung in from_rung(budget.rung):
             if rung == "linear" and beliefs:
                 state = self._align(state, beliefs, budget)
-                designed = self._design(state, tracks, beliefs, notes)
-                if designed is not None:
-                    decision = self._promise(state, designed, budget, rung, notes)
+                decision = self._design(state, tracks, beliefs, budget, notes)
+                if decision is not None:
                     return replace(state, design=decision), decision
-            last = state.design
-            if rung == "hold" and last is not None:
-                if budget.block - last.designed_block <= self.config.block.hold_blocks:
-                    return state, _again(last, state, budget, notes)
-                notes.append("held design expired")
-        return state, _silence(state, budget, notes)
+            if rung == "hold":
+                held = self._hold(state, budget, notes)
+                if held is not None:
+                    return state, held
+        antennas = state.knowledge.prior.antennas if state.knowledge is not None else 0
+        return state, silence(antennas, state.theta, state.seq, budget, notes)
+
+    def _hold(self, state: State, budget: StepBudget, notes: list[str]) -> BlockDecision | None:
+        """The last design for another block, with what it can promise by now; None where there is none to hold."""
+        last, knowledge = state.design, state.knowledge
+        if last is None or knowledge is None:
+            return None
+        tracks = tracks_of(knowledge, last.users)
+        if budget.block - last.designed_block > self.config.block.hold_blocks or len(tracks) < len(last.users):
+            notes.append("held design expired")
+            return None
+        theta = last.theta.astype(np.complex128)
+        problem = self._problem(theta, tracks, self._beliefs(knowledge, tracks, budget))
+        emission = Emission("hold", state.seq, last.designed_block, budget, tuple(notes))
+        try:
+            return promise(problem, last.precoder.astype(np.complex128), theta, knowledge, tracks, emission)
+        except NotEmitted as reason:
+            notes.append(f"hold: {reason}")
+            return None
 
     def _not_configured(self, state: State) -> list[str]:
         """What this controller could use and was not given."""
@@ -185,58 +189,34 @@ class Pipeline:
         state: State,
         tracks: Mapping[str, UserTrack],
         beliefs: Mapping[str, ChannelBelief],
+        budget: StepBudget,
         notes: list[str],
-    ) -> Designed | None:
-        """Precoder for the RIS phases of `state`; None, and a note, where it may not be emitted."""
-        pattern = np.concatenate([np.ones(1), state.theta])
+    ) -> BlockDecision | None:
+        """The decision for the RIS phases of `state`; None, and a note, where it may not be emitted."""
+        assert state.knowledge is not None
+        problem = self._problem(state.theta, tracks, beliefs)
+        emission = Emission("linear", state.seq, budget.block, budget, tuple(notes))
+        try:
+            precoder = PRECODERS[self.config.design.precoder](problem) * (1.0 - _POWER_HEADROOM)
+            return promise(problem, precoder, state.theta, state.knowledge, tracks, emission)
+        except (np.linalg.LinAlgError, NotEmitted) as reason:
+            notes.append(f"{self.config.design.precoder}: {reason}")
+            return None
+
+    def _problem(
+        self, theta: Complex, tracks: Mapping[str, UserTrack], beliefs: Mapping[str, ChannelBelief]
+    ) -> DesignProblem:
+        """What the link asks for under RIS phases theta [M]."""
+        pattern = np.concatenate([np.ones(1), theta])
         effective = [belief.effective(pattern) for belief in beliefs.values()]
         link, users = self.config.link, tuple(beliefs)
         measured = np.array([tracks[user].look.observation.noise_power for user in users])
-        problem = DesignProblem(
+        return DesignProblem(
             means=np.stack([mean for mean, _ in effective]),
             covariances=np.stack([covariance for _, covariance in effective]),
             noise_power=link.noise_w(measured),
             sinr_target=2.0 ** link.rate_targets(users) - 1.0,
             power=link.power_w(),
-        )
-        try:
-            precoder = PRECODERS[self.config.design.precoder](problem) * (1.0 - _POWER_HEADROOM)
-            wrong = infeasibility(precoder.astype(np.complex64), state.theta, problem.power)
-        except np.linalg.LinAlgError as error:
-            wrong = str(error)
-        if wrong is None:
-            expected, promised = sinr(problem.means, precoder, problem.noise_power), outages(problem, precoder)
-            if np.isfinite(expected).all() and np.isfinite(promised).all():
-                return Designed(tracks, problem, precoder, expected, promised)
-            wrong = "promises nothing finite"
-        notes.append(f"{self.config.design.precoder}: {wrong}")
-        return None
-
-    def _promise(
-        self, state: State, designed: Designed, budget: StepBudget, rung: Rung, notes: list[str]
-    ) -> BlockDecision:
-        """The decision, with the SINR it expects and the outage it promises to each user."""
-        problem, precoder, tracks = designed.problem, designed.precoder, designed.tracks
-        assert state.knowledge is not None
-        zones = state.knowledge.zones
-        return BlockDecision(
-            source="twinbeam",
-            epoch=0,
-            seq=state.seq,
-            t_ns=budget.t_ns,
-            block=budget.block,
-            rung=rung,
-            users=tuple(tracks),
-            validity=tuple(zones[track.zone].validity for track in tracks.values()),
-            designed_block=budget.block,
-            power=float(np.sum(np.abs(precoder) ** 2)),
-            notes=tuple(notes),
-            precoder=precoder.astype(np.complex64),
-            theta=state.theta.astype(np.complex64),
-            sinr_db=(10 * np.log10(np.maximum(designed.expected_sinr, 1e-30))).astype(np.float32),
-            promised_outage=designed.promised_outage.astype(np.float32),
-            rate_target_bps_hz=np.log2(problem.sinr_target + 1.0).astype(np.float32),
-            residual_db=np.array([track.residual_db for track in tracks.values()], np.float32),
         )
 
 
@@ -264,35 +244,3 @@ def _fitting(state: State, looks: list[Look], notes: list[str]) -> tuple[State, 
             seen = f"{look.shape[1]} antennas and {look.shape[0] - 1} RIS elements"
             notes.append(f"{look.user}: {seen}, the site has {antennas} and {rows - 1}")
     return state, fitting
-
-
-def _again(decision: BlockDecision, state: State, budget: StepBudget, notes: list[str]) -> BlockDecision:
-    """`decision` held for another block."""
-    return msgspec.structs.replace(
-        decision, seq=state.seq, t_ns=budget.t_ns, block=budget.block, rung="hold", notes=tuple(notes)
-    )
-
-
-def _silence(state: State, budget: StepBudget, notes: list[str]) -> BlockDecision:
-    """No power to anyone: what is safe when nothing is known."""
-    antennas = state.knowledge.prior.antennas if state.knowledge is not None else 0
-    nobody = np.zeros(0, np.float32)
-    return BlockDecision(
-        source="twinbeam",
-        epoch=0,
-        seq=state.seq,
-        t_ns=budget.t_ns,
-        block=budget.block,
-        rung="silence",
-        users=(),
-        validity=(),
-        designed_block=budget.block,
-        power=0.0,
-        notes=tuple(notes),
-        precoder=np.zeros((antennas, 0), np.complex64),
-        theta=state.theta.astype(np.complex64),
-        sinr_db=nobody,
-        promised_outage=nobody,
-        rate_target_bps_hz=nobody,
-        residual_db=nobody,
-    )

@@ -67,7 +67,7 @@ class TwinPrior:
         return self._relative_error * np.maximum(power, 1e-3 * noise_power / self.rows)
 
     def _typical_power(self) -> tuple[float, float]:
-        """Median power of an entry of the direct and of the cascade rows over the grid, where there are any paths."""
+        """Lower quartile of an entry's power over the grid points with paths, of direct and of cascade rows."""
         grid = self.channels.bundle.positions_m
         chosen = grid[:: max(1, len(grid) // 64)]
         direct, cascade = [], []

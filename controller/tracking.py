@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -19,6 +20,7 @@ from controller.error_statistics import (
     learn_from_partial,
 )
 from controller.looks import Look
+from controller.mailbox import MAX_USERS
 from controller.prior import Prior
 from controller.zones import WHOLE_SITE, ZoneMap
 
@@ -36,6 +38,9 @@ _ABSENT_STALENESSES = 10.0
 """A user not heard of for this many times the time after which its last look is stale has left."""
 
 _MAX_TRACKS = 128
+
+_MAX_TRACKS = 2 * MAX_USERS
+"""Last looks that are kept, whole and partial ones; of more, the oldest are forgotten."""
 
 _IN_A_ROW = 1.5
 """Looks less than this many usual intervals apart follow each other."""
@@ -125,7 +130,7 @@ class Tracker:
         return replace(
             knowledge,
             zones={**knowledge.zones, zone: learnt},
-            users={**knowledge.users, (look.user, look.whole): track},
+            users=_remembered({**knowledge.users, (look.user, look.whole): track}),
         )
 
     def _statistics(self, knowledge: Knowledge, zone: str, look: Look, twin: Complex) -> ErrorStatistics:
@@ -153,6 +158,13 @@ class Tracker:
         return WHOLE_SITE
 
 
+def _remembered(users: dict[tuple[str, bool], UserTrack]) -> dict[tuple[str, bool], UserTrack]:
+    """`users` without the oldest where there are too many: users come and go, and each holds whole channels."""
+    while len(users) > _MAX_TRACKS:
+        del users[min(users, key=lambda key: (users[key].look.t_ns, key))]
+    return users
+
+
 def newest_tracks(knowledge: Knowledge, now_ns: int, stale_after_s: float, max_users: int) -> dict[str, UserTrack]:
     """The tracks to design from, by user name: not stale, the most recently heard where there are too many.
 
@@ -166,6 +178,12 @@ def newest_tracks(knowledge: Knowledge, now_ns: int, stale_after_s: float, max_u
             newest[name] = track
     chosen = sorted(newest, key=lambda name: (-newest[name].look.block, name))[:max_users]
     return {name: newest[name] for name in sorted(chosen)}
+
+
+def tracks_of(knowledge: Knowledge, users: tuple[str, ...]) -> dict[str, UserTrack]:
+    """The newest track of each of `users` that is known, however old."""
+    tracks = newest_tracks(knowledge, 0, math.inf, len(knowledge.users))
+    return {user: tracks[user] for user in users if user in tracks}
 
 
 def without_absent(knowledge: Knowledge, now_ns: int, stale_after_s: float) -> Knowledge:
@@ -185,7 +203,8 @@ def belief_of(knowledge: Knowledge, track: UserTrack, now_ns: int, lead_s: float
     """
     statistics = knowledge.zones[track.zone]
     ahead_s = max((now_ns - track.look.t_ns) * 1e-9, 0.0) + lead_s
-    steps = ahead_s / track.interval_s if track.interval_s else 1.0
+    interval_s = _usual_interval_s(knowledge, track)
+    steps = ahead_s / interval_s if interval_s else 1.0
     coherence = statistics.coherence**steps
     twin = knowledge.prior.mean(track.look.position_after(ahead_s))
     return _carried(track, statistics, coherence, twin + statistics.mean + coherence * track.gain)
@@ -246,12 +265,18 @@ def _forecast_nis(
 
 def _steps_since(before: UserTrack | None, look: Look, knowledge: Knowledge) -> float:
     """Time since the last look of this kind, in the user's usual interval between looks of any kind."""
-    if before is None:
+    interval_s = None if before is None else _usual_interval_s(knowledge, before)
+    if before is None or not interval_s:
         return 1.0
-    usual = knowledge.users.get((look.user, False), before)
-    if not usual.interval_s:
-        return 1.0
-    return max((look.t_ns - before.look.t_ns) * 1e-9 / usual.interval_s, 0.0)
+    return max((look.t_ns - before.look.t_ns) * 1e-9 / interval_s, 0.0)
+
+
+def _usual_interval_s(knowledge: Knowledge, track: UserTrack) -> float | None:
+    """Time between the looks at a track's user that coherence is counted in: partial ones, whole where there are none.
+
+    None before there were two.
+    """
+    return knowledge.users.get((track.look.user, False), track).interval_s
 
 
 def _in_phase(measured: Complex, reference: Complex) -> Complex:

@@ -29,8 +29,8 @@ def world() -> SiteChannels:
     return SiteChannels(load_bundle(sites_folder() / "munich" / "world.h5"))
 
 
-def play(world: SiteChannels, blocks: int, seed: int, **tables: Any) -> Played:
-    """`blocks` coherence blocks, every decision in time."""
+def play(world: SiteChannels, blocks: int, seed: int, design_every: int = 1, **tables: Any) -> Played:
+    """`blocks` coherence blocks, every decision in time; designed in one of `design_every`, held in the others."""
     config = Config.model_validate(
         {
             "site": {"bundle": "munich"},
@@ -54,7 +54,7 @@ def play(world: SiteChannels, blocks: int, seed: int, **tables: Any) -> Played:
                 seq=block,
                 t_ns=now_ns,
                 block=testbed.block,
-                rung="linear",
+                rung="linear" if block % design_every == 0 else "hold",
                 iterations=3,
                 lead_s=config.block.lead_s,
             )
@@ -81,6 +81,19 @@ def test_promises_are_kept(world: SiteChannels) -> None:
     # Blocks follow each other: the standard error is that of about a tenth as many independent ones.
     tolerance = 0.01 + 3 * np.sqrt(total.promised_outage / (total.blocks / 10))
     assert total.realised_outage == pytest.approx(total.promised_outage, abs=tolerance)
+
+
+def test_a_held_design_promises_what_it_can_still_keep(world: SiteChannels) -> None:
+    """Ten blocks are 0.2 s, 7 cm at walking pace: the longer a design is held, the less of it holds."""
+    _, decisions, outcomes = play(world, 400, seed=2, design_every=10)
+    promised = {
+        rung: float(np.mean([one.promised_outage for one in decisions if one.rung == rung]))
+        for rung in ("linear", "hold")
+    }
+    held = {one.seq for one in decisions if one.rung == "hold"}
+    realised = float(np.mean([one.rate_bps_hz < 1.0 for one in outcomes if one.decision_seq in held]))
+    assert promised["hold"] > promised["linear"] + 0.05
+    assert promised["hold"] == pytest.approx(realised, abs=0.1)
 
 
 def test_learning_the_twin_s_error_pays(world: SiteChannels) -> None:
