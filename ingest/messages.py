@@ -20,7 +20,8 @@ import numpy.typing as npt
 ComplexArray = npt.NDArray[np.complexfloating]
 FloatArray = npt.NDArray[np.floating]
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.:+-]+$")]
+MAX_NAME = 64
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9_.:+-]+$")]
 Note = Annotated[str, msgspec.Meta(max_length=200)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]

@@ -15,6 +15,7 @@ import scipy.fft
 
 from ingest.nr.band import Band
 from ingest.nr.numerology import (
+    SSB_CP,
     SSB_FFT,
     SSB_SAMPLES,
     SYNC_FIRST_SUBCARRIER,
@@ -86,12 +87,12 @@ def find_pss(
     n_id_2s: tuple[int, ...] = (0, 1, 2),
     offsets_scs: tuple[float, ...] = OFFSETS_SCS,
 ) -> list[PssDetection]:
-    """Every PSS in `band`, the best first; of overlapping ones the better.
+    """Every PSS in `band` whose block ends in it, the best first; of overlapping ones of a kind the better.
 
     hypotheses: bands searched in all, which share the false-alarm probability.
     """
     length = band.spectrum.shape[1]
-    last_start = min(band.valid_samples, length) - SSB_SAMPLES
+    last_start = min(band.valid_samples, length) - (SSB_SAMPLES - SSB_CP)
     if last_start < 0:
         return []
     spectrum = _sync_band(band)
@@ -123,9 +124,17 @@ def _peaks(metric: npt.NDArray[np.float32], limit: float) -> list[int]:
 
 
 def _best_of_overlapping(found: list[PssDetection]) -> list[PssDetection]:
-    """The detections, best first, without those that lie within an SSB's first symbol of a better one."""
+    """The detections, best first, without those within a symbol of a better one of the same sequence.
+
+    Cells of a TDD network send at the same instant, so different sequences may well overlap.
+    """
     kept: list[PssDetection] = []
     for candidate in sorted(found, key=lambda detection: -detection.metric):
-        if all(abs(candidate.first_sample - better.first_sample) >= SSB_FFT for better in kept):
+        if not any(_is_echo(candidate, better) for better in kept):
             kept.append(candidate)
     return kept
+
+
+def _is_echo(candidate: PssDetection, better: PssDetection) -> bool:
+    apart = abs(candidate.first_sample - better.first_sample)
+    return candidate.n_id_2 == better.n_id_2 and apart < SSB_FFT

@@ -32,8 +32,17 @@ def ssb_sample_rate_hz(scs_hz: float) -> float:
     return SSB_FFT * scs_hz
 
 
-def max_ssb_per_half_frame(ssb_center_hz: float) -> int:
-    """L_max (38.213 clause 4.1, for cases A, B and paired C): 4 up to 3 GHz, 8 in the rest of FR1, else 64."""
-    if ssb_center_hz <= 3e9:
-        return 4
-    return 8 if ssb_center_hz <= FR1_MAX_HZ else 64
+_UNPAIRED_HZ = ((1.88e9, 1.92e9), (2.01e9, 2.025e9), (2.3e9, 2.4e9), (2.496e9, 2.69e9))
+"""TDD bands between 1.88 and 3 GHz whose SSBs may have 30 kHz (38.104 tables 5.2-1 and 5.4.3.3-1): n39, n34, n40, n41
+with n38. No FDD band has 30 kHz SSBs there."""
+
+
+def max_ssb_per_half_frame(ssb_center_hz: float, scs_hz: float) -> int:
+    """L_max (38.213 clause 4.1): 4 up to 3 GHz, 8 in the rest of FR1, else 64.
+
+    Pattern C, the one of 30 kHz in TDD bands, has 8 already from 1.88 GHz (since Release 16).
+    """
+    if ssb_center_hz > FR1_MAX_HZ:
+        return 64
+    unpaired = any(low_hz <= ssb_center_hz <= high_hz for low_hz, high_hz in _UNPAIRED_HZ)
+    return 8 if ssb_center_hz > 3e9 or (scs_hz == 30e3 and unpaired) else 4

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ingest.messages import ChannelFrame, IqBlock, no_array
+from ingest.messages import MAX_NAME, ChannelFrame, IqBlock, no_array
 from ingest.nr.band import WidebandSpectrum
 from ingest.nr.cell_search import find_pss
-from ingest.nr.numerology import SSB_SAMPLES, SSB_SUBCARRIERS, ssb_sample_rate_hz, ssb_spacings_hz
+from ingest.nr.numerology import SSB_CP, SSB_SAMPLES, SSB_SUBCARRIERS, ssb_sample_rate_hz, ssb_spacings_hz
 from ingest.nr.raster import candidates_hz
 from ingest.nr.ssb import SsbMeasurement, measure_ssb
 
 RESEARCH_S = 1.0
+_MAX_LEVEL = 1e6
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class NrReceiver:
     def __init__(self) -> None:
         self.gaps = 0
         self._cells: dict[tuple[float, float, int, int], Cell] = {}
-        self._stream: tuple[float, float, int] | None = None
+        self._stream: tuple[str, int, float, float, int] | None = None
         self._next_sample = 0
         self._tail = np.zeros((0, 0), np.complex64)
-        self._searched_s = -RESEARCH_S
+        self._searched_s = -np.inf
+        self._reported_s: dict[tuple[float, float, int], float] = {}
         self._seq = 0
 
     @property
@@ -60,23 +62,30 @@ class NrReceiver:
         """The frames of the SSBs that end in `block`, in the order of their time."""
         samples, first_sample = self._join(block)
         start_s = first_sample / block.rate_hz
-        full = not self._cells or start_s - self._searched_s >= RESEARCH_S
+        full = self._is_search_due(block, start_s)
         if full:
             self._searched_s = start_s
+        unit = _unit(samples)
+        if unit != 1.0:
+            samples = samples / np.float32(unit)
         found: list[tuple[float, SsbMeasurement]] = []
         for scs_hz in ssb_spacings_hz(block.center_hz):
             found += self._measure(samples, block, scs_hz, full)
         for offset_s, measurement in sorted(found, key=lambda item: item[0]):
-            yield self._frame(block, samples.shape[0], start_s + offset_s, measurement)
+            if self._is_new(measurement, start_s + offset_s):
+                yield self._frame(block, samples.shape[0], start_s + offset_s, measurement.times(unit))
 
     def _join(self, block: IqBlock) -> tuple[npt.NDArray[np.complex64], int]:
         """The block's samples behind the end of what came before, so that an SSB across the border is whole."""
         samples = block.samples.astype(np.complex64, copy=False)
-        stream = (block.rate_hz, block.center_hz, samples.shape[0])
+        stream = (block.source, block.epoch, block.rate_hz, block.center_hz, samples.shape[0])
         before = np.zeros((samples.shape[0], 0), np.complex64)
-        if stream == self._stream:
-            if block.first_sample == self._next_sample:
-                before = self._tail
+        if stream == self._stream and block.first_sample == self._next_sample:
+            before = self._tail
+        else:
+            self._reported_s.clear()
+            if stream != self._stream:
+                self._searched_s = -np.inf
             else:
                 self.gaps += max(block.first_sample - self._next_sample, 0)
         joined = np.concatenate([before, samples], axis=1)
@@ -87,18 +96,29 @@ class NrReceiver:
 
     @staticmethod
     def _overlap(block: IqBlock) -> int:
-        """One sample less than the longest SSB, so that none is found twice."""
+        """Samples of the longest SSB and a cyclic prefix: wherever a block ends, an SSB is whole in it or the next."""
         slowest_hz = ssb_sample_rate_hz(min(ssb_spacings_hz(block.center_hz)))
-        return int(SSB_SAMPLES * block.rate_hz / slowest_hz) - 1
+        return int(np.ceil((SSB_SAMPLES + SSB_CP) * block.rate_hz / slowest_hz))
+
+    def _is_search_due(self, block: IqBlock, start_s: float) -> bool:
+        """Whether to search everywhere: nothing is known here, or it was long ago, or time went back."""
+        if not 0 <= start_s - self._searched_s < RESEARCH_S:
+            return True
+        return not any(self._positions(block, scs_hz, full=False) for scs_hz in ssb_spacings_hz(block.center_hz))
+
+    def _positions(self, block: IqBlock, scs_hz: float, *, full: bool) -> list[float]:
+        """Raster positions in the block's band: all of them, or those where cells are known."""
+        positions = candidates_hz(block.center_hz, block.rate_hz, scs_hz)
+        if full:
+            return positions
+        known = {key[0] for key in self._cells if key[1] == scs_hz}
+        return [position for position in positions if position in known]
 
     def _measure(
         self, samples: npt.NDArray[np.complex64], block: IqBlock, scs_hz: float, full: bool
     ) -> list[tuple[float, SsbMeasurement]]:
         """(time in the samples, measurement) of every SSB of spacing `scs_hz`."""
-        if full:
-            positions = candidates_hz(block.center_hz, block.rate_hz, scs_hz)
-        else:
-            positions = sorted({key[0] for key in self._cells if key[1] == scs_hz})
+        positions = self._positions(block, scs_hz, full=full)
         if not positions:
             return []
         spectrum = WidebandSpectrum(samples, block.rate_hz, block.center_hz, scs_hz)
@@ -109,18 +129,16 @@ class NrReceiver:
                 measurement = measure_ssb(band, detection, raster_hz)
                 if measurement is not None:
                     found.append((measurement.first_sample / band.rate_hz, measurement))
-        return self._without_repeats(found, block, samples.shape[1])
+        return found
 
-    def _without_repeats(
-        self, found: list[tuple[float, SsbMeasurement]], block: IqBlock, length: int
-    ) -> list[tuple[float, SsbMeasurement]]:
-        """Leave out SSBs that ended before this block: the last call reported them."""
-        overlap_s = (length - block.samples.shape[1]) / block.rate_hz
-        return [
-            (offset_s, measurement)
-            for offset_s, measurement in found
-            if offset_s + SSB_SAMPLES / ssb_sample_rate_hz(measurement.scs_hz) > overlap_s
-        ]
+    def _is_new(self, found: SsbMeasurement, time_s: float) -> bool:
+        """Whether this SSB was not reported yet; the end of a block is looked at twice."""
+        key = (found.ssb_center_hz, found.scs_hz, found.pci)
+        half_s = SSB_SAMPLES / ssb_sample_rate_hz(found.scs_hz) / 2
+        if time_s < self._reported_s.get(key, -np.inf) + half_s:
+            return False
+        self._reported_s[key] = time_s
+        return True
 
     def _frame(self, block: IqBlock, antennas: int, time_s: float, found: SsbMeasurement) -> ChannelFrame:
         cell = Cell(found, time_s)
@@ -131,10 +149,10 @@ class NrReceiver:
         self._cells[cell.key] = cell
         self._seq += 1
         return ChannelFrame(
-            source=f"nr.{block.source}",
+            source=f"nr.{block.source}"[:MAX_NAME],
             epoch=block.epoch,
             seq=self._seq - 1,
-            t_ns=block.t_ns + round((time_s - block.first_sample / block.rate_hz) * 1e9),
+            t_ns=max(block.t_ns + round((time_s - block.first_sample / block.rate_hz) * 1e9), 0),
             user=f"pci{found.pci}.ssb{found.ssb_index}",
             block=self._seq - 1,
             domain="effective",
@@ -149,6 +167,13 @@ class NrReceiver:
             beams=no_array(0, antennas),
             cir=impulse_response(found.ls),
         )
+
+
+def _unit(samples: npt.NDArray[np.complex64]) -> float:
+    """What to divide samples by where they are so great or small that their squares leave single precision; else 1."""
+    parts = samples.view(np.float32)
+    peak = max(float(parts.max()), -float(parts.min()))
+    return peak if peak > _MAX_LEVEL or 0 < peak < 1 / _MAX_LEVEL else 1.0
 
 
 def impulse_response(cfr: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.complex64]:

@@ -5,7 +5,7 @@ Every step tests its own hypothesis: a block whose SSS or PBCH DMRS does not agr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,12 @@ class SsbMeasurement:
     tones_hz: npt.NDArray[np.float64]
     noise_power: float
 
+    def times(self, level: float) -> SsbMeasurement:
+        """The same measurement of samples `level` times as great."""
+        if level == 1.0:
+            return self
+        return replace(self, ls=self.ls * np.float32(level), noise_power=self.noise_power * level**2)
+
 
 def measure_ssb(band: Band, detection: PssDetection, raster_hz: float) -> SsbMeasurement | None:
     """The SS/PBCH block that begins with `detection`; None where SSS or PBCH DMRS contradict it or it is cut.
@@ -116,7 +122,7 @@ def _measurement(
     ls = (first + third) / 2
     signal_power = max(float(np.mean(np.abs(ls) ** 2)) - noise_power / 2, 1e-3 * noise_power, 1e-30)
     noise_power = max(noise_power, 1e-12 * signal_power)
-    few = max_ssb_per_half_frame(raster_hz) == 4
+    few = max_ssb_per_half_frame(raster_hz, scs_hz) == 4
     comb = np.arange(pci % 4, SSB_SUBCARRIERS, 4)
     return SsbMeasurement(
         pci=pci,

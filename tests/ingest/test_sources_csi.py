@@ -189,7 +189,7 @@ def test_a_packet_that_contradicts_itself(
     name: str, lies: dict[str, int], tmp_path: Path, rng: np.random.Generator
 ) -> None:
     good = record(report(random_csi(rng, 3, 1)))
-    bad = record(report(random_csi(rng, 3, 1), **lies))  # type: ignore[arg-type]
+    bad = record(report(random_csi(rng, 3, 1), **lies))
     source = IntelCsiSource(log(tmp_path, good, bad, good))
     assert [frame.seq for frame in frames(source)] == [0, 1]
     assert dict(source.rejected) == {"damaged": 1}

@@ -35,7 +35,7 @@ def opened(path: Path, **options: Any) -> Source:
 def blocks(source: Source) -> list[IqBlock]:
     found = list(source)
     assert all(isinstance(block, IqBlock) for block in found)
-    return found  # type: ignore[return-value]
+    return found
 
 
 def refused(path: Path, kind: type[TwinbeamError], *words: str, **options: Any) -> None:

@@ -50,7 +50,7 @@ def recording(folder: Path, meta: Any, data: bytes | None = bytes(80), name: str
 def blocks(source: Source) -> list[IqBlock]:
     found = list(source)
     assert all(isinstance(block, IqBlock) for block in found)
-    return found  # type: ignore[return-value]
+    return found
 
 
 def refused(path: Path, *words: str, where: Path | None = None) -> None:
@@ -115,7 +115,7 @@ def test_every_datatype(datatype: str, component: str, full_scale: float, tmp_pa
 
 
 def test_no_datatype_is_untested() -> None:
-    (parameters,) = (mark for mark in test_every_datatype.pytestmark if mark.name == "parametrize")  # type: ignore[attr-defined]
+    (parameters,) = (mark for mark in test_every_datatype.pytestmark if mark.name == "parametrize")
     assert {row[0] for row in parameters.args[1]} == set(DATATYPES)
 
 

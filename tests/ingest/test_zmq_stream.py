@@ -377,7 +377,7 @@ def test_a_source_is_read_once(context: zmq.Context[zmq.Socket[bytes]], tmp_path
         messages = iter(source)
         next(messages)
         assert list(source) == []
-        messages.close()  # type: ignore[attr-defined]
+        messages.close()
         assert list(source) == []
 
 
