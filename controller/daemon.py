@@ -30,6 +30,7 @@ from ingest.sources import Source
 from ingest.sources.zmq_stream import ZmqSource
 
 _QUEUE_MESSAGES = 4096
+_MAX_RADIOS = 16
 _GATHER_SHARE = 0.35
 """Share of the deadline that is waited for the frames of the other users once the first one is there."""
 
@@ -53,8 +54,10 @@ class Daemon:
     blocks: int | None = None
     watch: Callable[[], None] = lambda: None
     dropped: Counter[str] = field(default_factory=Counter)
+    _receivers: dict[str, NrReceiver] = field(default_factory=dict, init=False)
     _queue: queue.Queue[Message] = field(default_factory=lambda: queue.Queue(_QUEUE_MESSAGES), init=False)
     _costs: CostEstimate = field(default_factory=CostEstimate, init=False)
+    _waking: bool = field(default=False, init=False)
     _failure: Exception | None = field(default=None, init=False)
     _block: int = field(default=-1, init=False)
     _first_ns: int | None = field(default=None, init=False)
@@ -117,18 +120,25 @@ class Daemon:
     def _channel_messages(self) -> Iterator[Message]:
         """The source's messages, IQ received into channel frames, recordings at the pace of their recording."""
         live = isinstance(self.source, ZmqSource)
-        receivers: dict[str, NrReceiver] = {}
         for message in self.source if live else at_their_time(self.source, self.clock, self._closed):
-            if isinstance(message, IqBlock):
-                yield from receivers.setdefault(message.source, NrReceiver()).process(message)
-            else:
+            if not isinstance(message, IqBlock):
                 yield message
+            elif message.source in self._receivers or len(self._receivers) < _MAX_RADIOS:
+                yield from self._receivers.setdefault(message.source, NrReceiver()).process(message)
+            else:
+                self.dropped["too_many_radios"] += 1
 
     def _wake(self) -> None:
-        if self._news.is_set():
+        """Tell the loop of news; once until it has heard, else its wake-up pipe fills and signals are lost."""
+        if self._waking:
             return
+        self._waking = True
         with suppress(RuntimeError):  # the loop has closed: nobody is left to be woken
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._awake)
+
+    def _awake(self) -> None:
+        self._waking = False
+        self._news.set()
 
     def _take_in(self) -> None:
         """Move what the receiver queued into the mailbox."""
@@ -235,9 +245,13 @@ class Daemon:
         publisher = self.publisher.dropped if self.publisher is not None else Counter()
         return self.dropped + self.session.mailbox.dropped + self.source.rejected + publisher
 
+    def lost(self) -> int:
+        """Messages missing from senders' sequences, and samples missing between blocks of IQ."""
+        return self.source.gaps + sum(receiver.gaps for receiver in list(self._receivers.values()))
+
     def _count_up(self) -> None:
         journal = self.session.journal
-        self.metrics.totals(self.drops(), self.source.gaps, journal.unwritten if journal is not None else 0)
+        self.metrics.totals(self.drops(), self.lost(), journal.unwritten if journal is not None else 0)
         self.metrics.audited(self.session.state.audit)
 
     def summary(self) -> dict[str, Any]:
@@ -251,8 +265,8 @@ class Daemon:
             "stages_ms": self.session.stages.summary_ms(),
             "drops": dict(self.drops()),
         }
-        if self.source.gaps:
-            found["lost"] = self.source.gaps
+        if lost := self.lost():
+            found["lost"] = lost
         if journal is not None:
             found["journal"] = str(journal.path)
             if journal.fault:

@@ -48,6 +48,8 @@ class Mailbox:
                 self.dropped["outcomes_full"] += 1
                 return
             self._outcomes.append(message)
+        else:
+            self.dropped["not_an_input"] += 1
 
     def _put(self, box: dict[Key, Value], key: Key, message: Value) -> None:
         if key in box:

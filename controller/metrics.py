@@ -70,7 +70,9 @@ class Metrics:
         )
         self._inputs = Counter("twinbeam_inputs", "Messages taken in, by topic.", ["topic"], registry=registry)
         self._dropped = Counter("twinbeam_inputs_dropped", "Messages let go, by reason.", ["reason"], registry=registry)
-        self._lost = Counter("twinbeam_inputs_lost", "Messages missing from senders' sequences.", registry=registry)
+        self._lost = Counter(
+            "twinbeam_inputs_lost", "Messages and samples that senders sent and that never came.", registry=registry
+        )
         self._unwritten = Counter("twinbeam_journal_unwritten", "Messages the journal lacks.", registry=registry)
         self._users = Gauge(
             "twinbeam_users", "Users in the last decision, by validity.", ["validity"], registry=registry
