@@ -190,7 +190,7 @@ def test_a_stream_with_bad_numbers_is_steered_by_its_good_ones(tmp_path: Path) -
     rng = np.random.default_rng(3)
     (tmp_path / "run.toml").write_text(
         f"[source]\nuri = 'zmq+ipc://{tmp_path}/in?socket=pull&bind=1'\n[emit]\nbind = 'ipc://{tmp_path}/out'\n"
-        "[http]\nport = 0\n[journal]\nfolder = 'journals'\n"
+        "[http]\nport = 0\n[journal]\nfolder = 'journals'\n[block]\nperiod_s = 0.1\ndeadline_s = 0.1\n"
     )
     with running("run", "run.toml", "--blocks", "30", "--json", folder=tmp_path) as run, zmq.Context() as context:
         push, hear = context.socket(zmq.PUSH), context.socket(zmq.SUB)
