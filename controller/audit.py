@@ -46,13 +46,20 @@ class OutageAudit:
     """Promises still waiting for their outcome, and what came of the others.
 
     A promise belongs to a decision: where the radio used an older one, because the new one was late, it is not settled.
-    users: in the order in which they were last heard of. gone: the sums of those that made way for others.
+    users: in the order in which they were last heard of. gone: the sums of those that made way for others. heard:
+    open decisions that a user answered, settled: how many were in all. outcomes: every one that came back, failed:
+    those of them without ack, promised or not.
     """
 
     users: Mapping[str, UserAudit] = field(default_factory=dict)
     gone: UserAudit = UserAudit()
     open: Mapping[int, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
     """Decision's seq -> user -> (promised outage, rate target)."""
+
+    heard: frozenset[int] = frozenset()
+    settled: int = 0
+    outcomes: int = 0
+    failed: int = 0
 
     def promise(self, decision: BlockDecision) -> OutageAudit:
         """Remember what `decision` promises; the oldest promises are forgotten unanswered."""
@@ -63,20 +70,32 @@ class OutageAudit:
         waiting = {**self.open, decision.seq: promises}
         for seq in sorted(waiting)[: max(0, len(waiting) - _REMEMBERED)]:
             del waiting[seq]
-        return replace(self, open=waiting)
+        return replace(self, open=waiting, heard=self.heard & waiting.keys())
 
-    def settle(self, outcome: OutcomeFrame) -> OutageAudit:
-        """Set `outcome` against its promise; one that nothing was promised for changes nothing."""
-        promises = dict(self.open.get(outcome.decision_seq, {}))
-        if outcome.user not in promises:
-            return self
+    def settle(self, outcome: OutcomeFrame, epoch: int | None = None) -> OutageAudit:
+        """Count `outcome`, and set it against its promise, if there is one.
+
+        epoch: of the controller; an outcome of a decision of its last life has no promise here.
+        """
+        audit = replace(self, outcomes=self.outcomes + 1, failed=self.failed + (not outcome.ack))
+        seq, promises = outcome.decision_seq, dict(self.open.get(outcome.decision_seq, {}))
+        foreign = epoch is not None and outcome.decision_epoch not in (None, epoch)
+        if foreign or outcome.user not in promises:
+            return audit
         promised, target = promises.pop(outcome.user)
         one = UserAudit(1, promised, int(outcome.rate_bps_hz < target - _RATE_TOLERANCE), outcome.rate_bps_hz)
         users, gone = dict(self.users), self.gone
         users[outcome.user] = users.pop(outcome.user, UserAudit()).plus(one)
         if len(users) > _MAX_USERS:
             gone = gone.plus(users.pop(next(iter(users))))
-        return replace(self, users=users, gone=gone, open={**self.open, outcome.decision_seq: promises})
+        return replace(
+            audit,
+            users=users,
+            gone=gone,
+            open={**self.open, seq: promises},
+            heard=self.heard | {seq},
+            settled=self.settled + (seq not in self.heard),
+        )
 
     def total(self) -> UserAudit:
         """All users together, those gone included."""

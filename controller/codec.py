@@ -6,6 +6,7 @@ part, in units of the gain that the feedback carries.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -16,7 +17,9 @@ from controller.covariance import Complex
 from ingest.errors import InputRefused
 from ingest.messages import FloatArray
 from ingest.settings_file import refusal
-from sim.bundle import file_digest
+
+_NOWHERE = "/dev/null/none"
+"""A folder that cannot exist."""
 
 
 class CodecManifest(BaseModel):
@@ -51,14 +54,15 @@ class OnnxDecoder:
 
     def __init__(self, path: Path) -> None:
         self.manifest = _read_manifest(path)
-        digest = _digest(path)
+        content = _read_model(path)
+        digest = hashlib.sha256(content).hexdigest()
         if digest != self.manifest.sha256:
             raise InputRefused(
                 f"sha256 is {digest[:12]}…, its manifest says {self.manifest.sha256[:12]}…",
                 where=str(path),
                 mend="take model and manifest from the same release",
             )
-        self._session = _open_session(path)
+        self._session = _open_session(content, path)
         try:
             (self._input,) = (one.name for one in self._session.get_inputs())
             self.decode(np.zeros(self.manifest.codeword, np.float32), 1.0)
@@ -87,9 +91,9 @@ class OnnxDecoder:
         return np.asarray(channel)
 
 
-def _digest(path: Path) -> str:
+def _read_model(path: Path) -> bytes:
     try:
-        return file_digest(path)
+        return path.read_bytes()
     except OSError as error:
         raise InputRefused(
             f"cannot be read: {error.strerror}", where=str(path), mend="a manifest needs its model beside it"
@@ -97,6 +101,8 @@ def _digest(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> CodecManifest:
+    if not path.name:
+        raise InputRefused("is no model", where=str(path), mend="give the path of an .onnx file")
     manifest_path = path.with_suffix(".json")
     try:
         text = manifest_path.read_bytes()
@@ -113,16 +119,18 @@ def _read_manifest(path: Path) -> CodecManifest:
         raise InputRefused(problem.what, where=problem.where, mend=problem.mend) from None
 
 
-def _open_session(path: Path) -> Any:
+def _open_session(content: bytes, path: Path) -> Any:
+    """A session of the very bytes that were hashed. Weights in files beside it are refused: no hash pins them."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     options.log_severity_level = 3
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise InputRefused(
             f"is not a model that ONNX Runtime loads: {error}", where=str(path), mend="export it anew"

@@ -33,9 +33,10 @@ class CostEstimate:
     costs_s: dict[Rung, float] = field(default_factory=dict)
 
     def observe(self, rung: Rung, seconds: float) -> None:
-        """A step on `rung` took `seconds`."""
+        """A step on `rung` took `seconds`; of more than twice what was expected, twice counts."""
         before = self.costs_s.get(rung, seconds)
-        self.costs_s[rung] = before + (self.rise if seconds > before else self.fall) * (seconds - before)
+        counted = min(seconds, 2.0 * before)
+        self.costs_s[rung] = before + (self.rise if counted > before else self.fall) * (counted - before)
 
     def affordable(self, seconds_left: float, available: Mapping[Rung, bool]) -> Rung:
         """The best available rung that probably ends within `seconds_left`; hold where none does."""

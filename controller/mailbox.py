@@ -59,15 +59,6 @@ class Mailbox:
             return
         box[key] = message
 
-    def users_heard(self) -> set[str]:
-        """Users with a fresh effective channel or feedback waiting."""
-        heard = {user for user, domain in self._channels if domain == "effective"}
-        return heard | set(self._feedback)
-
-    def newest_block(self) -> int | None:
-        """The newest coherence block that a waiting channel frame was measured in."""
-        return max((frame.block for frame in self._channels.values()), default=None)
-
     def drain(self) -> Inputs:
         """Everything waiting, and an empty box behind it."""
         inputs = Inputs(

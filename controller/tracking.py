@@ -26,7 +26,8 @@ from controller.zones import WHOLE_SITE, ZoneMap
 
 _RESIDUAL_MEMORY = 0.05
 _FORECAST_EVERY = 4
-"""Forecasts are tested in one block of so many: coherence changes slowly, and the test costs as much as a look."""
+"""A forecast is tested at one look of so many at a user: coherence changes slowly, and the test costs as much as a
+look. Counted per user, so that no rhythm of the measurements escapes it."""
 
 _SURPRISE = 10.0
 """An innovation this many times stronger than expected does not belong to what a young zone has seen."""
@@ -42,6 +43,9 @@ _MAX_TRACKS = 128
 _MAX_TRACKS = 2 * MAX_USERS
 """Last looks that are kept, whole and partial ones; of more, the oldest are forgotten."""
 
+_OUTLIER = 30.0
+"""Normalised innovation squared beyond which a look is an outlier (of Gaussian errors one in exp(30) entries)."""
+
 _IN_A_ROW = 1.5
 """Looks less than this many usual intervals apart follow each other."""
 
@@ -52,7 +56,7 @@ class UserTrack:
 
     gain [R, N]: posterior minus prior mean. covariance: of the error before the look. conditioning: what a partial look
     said of it, None for a whole one. residual: innovation over channel power, running. interval_s: usual time between
-    looks, None before there were two.
+    looks, None before there were two. followers: how many looks have followed the one before at the usual interval.
     """
 
     look: Look
@@ -62,6 +66,7 @@ class UserTrack:
     conditioning: Conditioning | None
     residual: float
     interval_s: float | None
+    followers: int = 0
 
     @property
     def residual_db(self) -> float:
@@ -110,12 +115,17 @@ class Tracker:
             error_power = float(np.trace(conditioning.spread).real) / innovation.size
         share = error_power / (error_power + noise)
         fresh = 1.0 if before is None else freshness(coherence * share)
+        # Of one look a zone that knows its error learns no more than of a strong one; many of them are a drift.
+        known = statistics.taught >= self.rule.enough
+        tempered = min(1.0, float(np.sqrt(_OUTLIER / nis))) if known and nis > 0 else 1.0
         if conditioning is None:
-            learnt = learn_from_full(statistics, self.rule, innovation, noise, fresh)
+            learnt = learn_from_full(statistics, self.rule, tempered * innovation, noise, fresh)
         else:
-            learnt = learn_from_partial(statistics, self.rule, conditioning, innovation, fresh)
-        learnt = judge(learnt, self.rule, nis, fresh)
-        if before is not None and steps < _IN_A_ROW and look.block % _FORECAST_EVERY == 0:
+            seen = replace(conditioning, gain=tempered * gain)
+            learnt = learn_from_partial(statistics, self.rule, seen, tempered * innovation, fresh)
+        learnt = judge(learnt, self.rule, tempered**2 * nis, fresh)
+        followers = 0 if before is None else before.followers + (steps < _IN_A_ROW)
+        if before is not None and followers > before.followers and followers % _FORECAST_EVERY == 0:
             surprise = _forecast_nis(before, statistics, coherence, look, innovation)
             learnt = learn_coherence(learnt, surprise, share)
         track = UserTrack(
@@ -126,6 +136,7 @@ class Tracker:
             conditioning=conditioning,
             residual=_running_residual(before, innovation, look.measured),
             interval_s=_running_interval(before, look),
+            followers=followers,
         )
         return replace(
             knowledge,
@@ -172,11 +183,12 @@ def newest_tracks(knowledge: Knowledge, now_ns: int, stale_after_s: float, max_u
     """
     newest: dict[str, UserTrack] = {}
     for (name, _), track in sorted(knowledge.users.items(), key=lambda item: item[0]):
-        if now_ns - track.look.t_ns > stale_after_s * 1e9:
+        look, other = track.look, newest.get(name)
+        if now_ns - look.t_ns > stale_after_s * 1e9:
             continue
-        if name not in newest or track.look.block > newest[name].look.block:
+        if other is None or (look.t_ns > other.look.t_ns and look.block != other.look.block):
             newest[name] = track
-    chosen = sorted(newest, key=lambda name: (-newest[name].look.block, name))[:max_users]
+    chosen = sorted(newest, key=lambda name: (-newest[name].look.t_ns, name))[:max_users]
     return {name: newest[name] for name in sorted(chosen)}
 
 
