@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -54,10 +55,12 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         typer.echo(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
 
 
-def _quiet_start() -> None:
+def _begin_live() -> None:
+    """Logs to stderr; SIGTERM ends in order, before the loop takes it over as well."""
     from controller.log import configure_logging
 
     configure_logging()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @app.command()
@@ -71,7 +74,7 @@ def run(
         from controller.config import load_config
         from controller.live import run_daemon
 
-        _quiet_start()
+        _begin_live()
         _print(run_daemon(load_config(config), blocks=blocks), json)
 
 
@@ -90,7 +93,7 @@ def demo(
     with _told():
         from controller.live import DemoSettings, run_demo
 
-        _quiet_start()
+        _begin_live()
         settings = DemoSettings(
             site=site, blocks=blocks, seed=seed, users=users, port=port, page=page, journal_folder=journal
         )
@@ -130,8 +133,10 @@ def check(config: Annotated[Path, typer.Argument(help="TOML configuration.")], j
     with _told():
         from controller.assembly import build_pipeline
         from controller.config import load_config
+        from controller.live import live_source
 
         settings = load_config(config)
+        live_source(settings).close()
         pipeline, metadata = build_pipeline(settings)
         found: dict[str, Any] = {"config": str(config), "valid": True, "codecs": sorted(pipeline.decoders)}
         if pipeline.prior is not None:

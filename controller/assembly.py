@@ -80,7 +80,7 @@ def warm_up(pipeline: Pipeline) -> None:
 
     `step` is pure: what it returns here is thrown away. The garbage collector is told to leave alone what exists now.
     """
-    prior = pipeline.prior if pipeline.prior is not None else ZeroPrior(1, 2, 1.0)
+    prior = pipeline.prior if pipeline.prior is not None else ZeroPrior(3, 2, 1.0)
     position = None
     if isinstance(prior, TwinPrior):
         x, y, z = prior.channels.bundle.positions_m[0]

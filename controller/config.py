@@ -62,7 +62,7 @@ class BlockTable(_Table):
     """The coherence block. deadline_s: from the first frame of a block to its decision. lead_s: from measurement to the
     middle of the decision's time on air. hold_blocks: how long the last feasible design may be held."""
 
-    period_s: Seconds = 10e-3
+    period_s: Annotated[float, Field(ge=1e-4, le=3600)] = 10e-3
     deadline_s: Seconds = 6e-3
     lead_s: Annotated[float, Field(ge=0, le=3600)] = 7e-3
     hold_blocks: Annotated[int, Field(ge=0)] = 20
@@ -211,7 +211,7 @@ class Config(BaseSettings):
 
 
 class RecordedConfig(Config):
-    """The configuration of a run that is over: the environment of today has no say in it."""
+    """A configuration in which the environment has no say: of a run that is over, or of the demo."""
 
     @classmethod
     def settings_customise_sources(

@@ -10,20 +10,24 @@ import asyncio
 import queue
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from controller.config import Config
 from controller.emit import DecisionPublisher
 from controller.ladder import CostEstimate
+from controller.log import logger
 from controller.metrics import Metrics
 from controller.page.feed import PageFeed
 from controller.session import Session
 from ingest.clock import Clock
-from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
+from ingest.messages import BlockDecision, ChannelFrame, FeedbackFrame, IqBlock, Message, StepBudget
 from ingest.nr.receiver import NrReceiver
 from ingest.pacing import at_their_time
 from ingest.sources import Source
@@ -31,6 +35,8 @@ from ingest.sources.zmq_stream import ZmqSource
 
 _QUEUE_MESSAGES = 4096
 _MAX_RADIOS = 16
+_MAX_TOLD = 100
+_STRAGGLER_BLOCKS = 8
 _GATHER_SHARE = 0.35
 """Share of the deadline that is waited for the frames of the other users once the first one is there."""
 
@@ -54,12 +60,17 @@ class Daemon:
     blocks: int | None = None
     watch: Callable[[], None] = lambda: None
     dropped: Counter[str] = field(default_factory=Counter)
+    epoch: int = field(default_factory=time.time_ns)
     _receivers: dict[str, NrReceiver] = field(default_factory=dict, init=False)
     _queue: queue.Queue[Message] = field(default_factory=lambda: queue.Queue(_QUEUE_MESSAGES), init=False)
     _costs: CostEstimate = field(default_factory=CostEstimate, init=False)
+    _told: set[str] = field(default_factory=set, init=False)
     _waking: bool = field(default=False, init=False)
     _failure: Exception | None = field(default=None, init=False)
     _block: int = field(default=-1, init=False)
+    _gathered: int | None = field(default=None, init=False)
+    _heard_block: int | None = field(default=None, init=False)
+    _heard: set[str] = field(default_factory=set, init=False)
     _first_ns: int | None = field(default=None, init=False)
     _decided_ns: int | None = field(default=None, init=False)
     _expected: set[str] = field(default_factory=set, init=False)
@@ -124,7 +135,8 @@ class Daemon:
             if not isinstance(message, IqBlock):
                 yield message
             elif message.source in self._receivers or len(self._receivers) < _MAX_RADIOS:
-                yield from self._receivers.setdefault(message.source, NrReceiver()).process(message)
+                receiver = self._receivers.setdefault(message.source, NrReceiver())
+                yield from receiver.process(_stamped_at_its_start(message))
             else:
                 self.dropped["too_many_radios"] += 1
 
@@ -147,13 +159,20 @@ class Daemon:
                 message = self._queue.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(message, ChannelFrame):
+            if isinstance(message, ChannelFrame | FeedbackFrame) and not self._is_straggler(message):
                 if self._first_ns is None:
                     self._first_ns = message.t_ns
-                if self.page is not None:
-                    self.page.saw(message)
+                self._gathered = message.block if self._gathered is None else max(self._gathered, message.block)
+                if _tells_all(message):
+                    self._heard.add(message.user)
+            if self.page is not None and isinstance(message, ChannelFrame):
+                self.page.saw(message)
             self.metrics.took_in(message.TOPIC)
             self.session.put(message)
+
+    def _is_straggler(self, message: ChannelFrame | FeedbackFrame) -> bool:
+        """Whether it belongs to a block that is decided; it waits for the next. Far older ones: a sender began anew."""
+        return self._heard_block is not None and 0 <= self._heard_block - message.block < _STRAGGLER_BLOCKS
 
     # ---- step -------------------------------------------------------------------------------------------------
 
@@ -164,17 +183,17 @@ class Daemon:
                     raise self._failure
                 return
             self._decide_block()
+            await asyncio.sleep(0)  # however short the blocks are, others have their turn
 
     async def _block_is_due(self, ended: threading.Event) -> bool:
         """Wait for the frames of a block: all users', or those that came in time. False when none can come any more."""
         while not self._stop.is_set():
             self._news.clear()
             self._take_in()
-            heard = self.session.mailbox.users_heard()
-            if heard and heard >= self._expected:
+            if self._heard and self._heard >= self._expected:
                 return True
             if ended.is_set() and self._queue.empty():
-                return bool(heard)
+                return bool(self._heard)
             wait_s = self._patience_s()
             if wait_s is not None and wait_s <= 0:
                 return True
@@ -195,20 +214,22 @@ class Daemon:
 
     def _decide_block(self) -> None:
         """One step, its emission, and what is measured of both."""
-        mailbox, config = self.session.mailbox, self.config
+        config, first_ns = self.config, self._first_ns
         begun_ns = self.clock.now_ns()
-        first_ns = self._first_ns if self._first_ns is not None else begun_ns
-        deadline_ns = first_ns + round(config.block.deadline_s * 1e9)
-        self._expected = mailbox.users_heard()
-        self._first_ns = None
-        self._block = max(mailbox.newest_block() or 0, self._block + 1)
+        reference_ns = begun_ns if first_ns is None else first_ns
+        deadline_ns = reference_ns + round(config.block.deadline_s * 1e9)
+        if self._gathered is None:
+            self._block += 1
+        else:  # the sender's own number, also where ours went on while it paused
+            self._block = self._heard_block = self._gathered
+        self._expected, self._heard, self._first_ns, self._gathered = self._heard, set(), None, None
         rung = self._costs.affordable((deadline_ns - begun_ns) * 1e-9, {"linear": True})
         decision = self.session.step(
             StepBudget(
                 source="twinbeam",
-                epoch=0,
+                epoch=self.epoch,
                 seq=self.session.report.decisions,
-                t_ns=begun_ns,
+                t_ns=reference_ns,
                 block=self._block,
                 rung=rung,
                 iterations=config.design.ris_sweeps,
@@ -218,15 +239,22 @@ class Daemon:
         if self.publisher is not None:
             self.publisher.publish(decision)
         self._decided_ns = self.clock.now_ns()
-        self._costs.observe(rung, (self._decided_ns - begun_ns) * 1e-9)
-        self._account(decision, (self._decided_ns - first_ns) * 1e-9, missed=self._decided_ns > deadline_ns)
+        if decision.rung == rung:
+            self._costs.observe(rung, (self._decided_ns - begun_ns) * 1e-9)
+        latency_s = None if first_ns is None else (self._decided_ns - first_ns) * 1e-9
+        self._account(decision, latency_s, missed=self._decided_ns > deadline_ns)
 
-    def _account(self, decision: BlockDecision, latency_s: float, *, missed: bool) -> None:
+    def _account(self, decision: BlockDecision, latency_s: float | None, *, missed: bool) -> None:
+        """latency_s: None for a block without frames, which has no first one to count from."""
         self.session.report.emitted(latency_s, missed=missed)
         self.metrics.decided(decision, latency_s, missed=missed)
         self.metrics.stages(self.session.stages.last_s)
         if self.page is not None:
-            self.page.decided(decision, latency_s, self.session.state)
+            self.page.decided(decision, latency_s, self.session.state, missed=missed)
+        for note in set(decision.notes) - self._told:
+            if len(self._told) < _MAX_TOLD:
+                self._told.add(note)
+                logger().warning("note", block=decision.block, note=note)
 
     # ---- housekeeping -----------------------------------------------------------------------------------------
 
@@ -242,8 +270,8 @@ class Daemon:
 
     def drops(self) -> Counter[str]:
         """Everything let go so far, by reason."""
-        publisher = self.publisher.dropped if self.publisher is not None else Counter()
-        return self.dropped + self.session.mailbox.dropped + self.source.rejected + publisher
+        # Copies: the receive thread counts on.
+        return self.dropped.copy() + self.session.mailbox.dropped + self.source.rejected.copy()
 
     def lost(self) -> int:
         """Messages missing from senders' sequences, and samples missing between blocks of IQ."""
@@ -272,3 +300,14 @@ class Daemon:
             if journal.fault:
                 found["journal_fault"] = f"{journal.fault}; {journal.unwritten} messages not written"
         return found
+
+
+def _stamped_at_its_start(block: IqBlock) -> IqBlock:
+    """`block`, which came when its last sample was there, stamped with the time of its first."""
+    duration_ns = round(block.samples.shape[1] / block.rate_hz * 1e9)
+    return msgspec.structs.replace(block, t_ns=max(block.t_ns - duration_ns, 0))
+
+
+def _tells_all(message: ChannelFrame | FeedbackFrame) -> bool:
+    """Whether nothing more need be waited for from its user in this block."""
+    return message.domain == "effective" if isinstance(message, ChannelFrame) else message.codeword.size > 0

@@ -52,7 +52,7 @@ def promise(
         raise NotEmitted("promises nothing finite")
     return BlockDecision(
         source="twinbeam",
-        epoch=0,
+        epoch=emission.budget.epoch,
         seq=emission.seq,
         t_ns=emission.budget.t_ns,
         block=emission.budget.block,
@@ -76,7 +76,7 @@ def silence(antennas: int, theta: Complex, seq: int, budget: StepBudget, notes: 
     nobody = np.zeros(0, np.float32)
     return BlockDecision(
         source="twinbeam",
-        epoch=0,
+        epoch=budget.epoch,
         seq=seq,
         t_ns=budget.t_ns,
         block=budget.block,

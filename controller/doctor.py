@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from controller.config import Config
+from controller.config import HttpTable
 from controller.page.server import listen
 from ingest.errors import TwinbeamError
 from sim.bundle import load_bundle
@@ -128,7 +128,7 @@ def _sites() -> list[Finding]:
 
 
 def _page_port() -> list[Finding]:
-    table = Config().http
+    table = HttpTable()
     try:
         listen(table).close()
         return [Finding(f"port {table.port} is free for the page", "ok")]

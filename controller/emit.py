@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import zmq
 
 from ingest import wire
@@ -15,10 +13,9 @@ WELCOME = b"welcome"
 
 
 class DecisionPublisher:
-    """Publishes decisions at `endpoint`. `dropped` counts what no subscriber could take in time."""
+    """Publishes decisions at `endpoint`. A subscriber that does not keep up misses some; their `seq` tells it which."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.dropped: Counter[str] = Counter()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._socket = open_socket(self._context, zmq.XPUB, endpoint, welcome=WELCOME)
@@ -27,12 +24,9 @@ class DecisionPublisher:
             raise
 
     def publish(self, decision: BlockDecision) -> None:
-        """Send `decision` to whoever is there; a subscriber that is too slow misses it, and that is counted."""
+        """Send `decision` to whoever is there. Never waits."""
         self.attend()
-        try:
-            self._socket.send_multipart(wire.encode(decision), flags=zmq.DONTWAIT)
-        except zmq.Again:
-            self.dropped["slow_subscriber"] += 1
+        self._socket.send_multipart(wire.encode(decision), flags=zmq.DONTWAIT)
 
     def attend(self) -> None:
         """Let the socket take in new subscribers, and welcome them; it only does so when it is used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.assembly import build_pipeline, bundle_path, twinbeam_version, warm_up
-from controller.config import Config
+from controller.config import Config, RecordedConfig
 from controller.daemon import Daemon
 from controller.emit import WELCOME, DecisionPublisher
 from controller.log import logger
@@ -36,14 +37,20 @@ DEMO_SPEED_M_S = 0.35
 
 def run_daemon(config: Config, *, blocks: int | None) -> dict[str, Any]:
     """Run the configured daemon to its end; what it did, in the fields of CLI-JSON."""
+    source = live_source(config)
+    with _running(config, source, "twinbeam", blocks) as daemon:
+        asyncio.run(daemon.run())
+    return daemon.summary()
+
+
+def live_source(config: Config) -> Source:
+    """The configured source; `UsageRefused` where there is none to run from."""
     if not config.source.uri:
         raise UsageRefused("no source", where="[source] uri", mend="name a stream or file, as zmq+tcp://127.0.0.1:5557")
     source = open_source(config.source.uri, rate_hz=config.source.rate_hz, center_hz=config.source.center_hz)
     if isinstance(source, JournalSource):
         raise UsageRefused("a journal is not a live source", where=config.source.uri, mend="twinbeam replay JOURNAL")
-    with _running(config, source, "twinbeam", blocks) as daemon:
-        asyncio.run(daemon.run())
-    return daemon.summary()
+    return source
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,8 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
                 name="testbed",
                 daemon=True,
             )
-            process.start()
+            with _ignoring_interrupts():
+                process.start()
             watch = daemon.watch
 
             def watch_testbed() -> None:
@@ -106,7 +114,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
 
 def _demo_config(settings: DemoSettings, decisions: str) -> Config:
     """The demo's configuration: blocks of 20 ms and strolling users, so that two cores carry world and controller."""
-    return Config.model_validate(
+    return RecordedConfig.model_validate(
         {
             "site": {"bundle": settings.site},
             "emit": {"bind": decisions},
@@ -139,11 +147,11 @@ def _running(config: Config, source: Source, title: str, blocks: int | None) -> 
         server = PageServer(config.http, feed, metrics) if config.http.enabled else None
         if server is not None:
             stack.callback(server.close)
+        warm_up(pipeline)
         journal = None
         if config.journal.folder:
             journal = JournalWriter(_journal_path(Path(config.journal.folder)), metadata)
             stack.callback(journal.close)
-        warm_up(pipeline)
         daemon = Daemon(
             config=config,
             session=Session(pipeline, journal),
@@ -161,6 +169,16 @@ def _running(config: Config, source: Source, title: str, blocks: int | None) -> 
         log.info("ready", run=title, page=server.url if server is not None else None, source=source.info.where)
         yield daemon
         log.info("done", decisions=daemon.session.report.decisions, missed=daemon.session.report.missed)
+
+
+@contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C from their first moment: it is ours to handle, and we end them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _journal_path(folder: Path) -> Path:

@@ -87,10 +87,11 @@ class Metrics:
         self._realised = Gauge("twinbeam_outage_realised_ratio", "Share of outages so far.", registry=registry)
         self._counted: Tally[str] = Tally()
 
-    def decided(self, decision: BlockDecision, latency_s: float, *, missed: bool) -> None:
-        """One decision went out."""
+    def decided(self, decision: BlockDecision, latency_s: float | None, *, missed: bool) -> None:
+        """One decision went out, `latency_s` after the first frame of its block, None where it had none."""
         self._decisions.labels(decision.rung).inc()
-        self._latency.observe(latency_s)
+        if latency_s is not None:
+            self._latency.observe(latency_s)
         if missed:
             self._missed.inc()
         self._power.set(decision.power)

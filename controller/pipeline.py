@@ -49,11 +49,14 @@ def untimed(stage: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that one step hands to the next. knowledge: None until the site's shape is known."""
+    """Everything that one step hands to the next. knowledge: None until the site's shape is known.
+
+    Ages are counted in decisions (seq): a sender that begins anew counts its blocks from 0 again.
+    """
 
     knowledge: Knowledge | None
     theta: Complex
-    theta_block: int | None = None
+    theta_seq: int | None = None
     design: BlockDecision | None = None
     audit: OutageAudit = field(default_factory=OutageAudit)
     seq: int = 0
@@ -86,7 +89,7 @@ class Pipeline:
         notes = self._not_configured(state)
         with trace("measure"):
             for outcome in inputs.outcomes:
-                state = replace(state, audit=state.audit.settle(outcome))
+                state = replace(state, audit=state.audit.settle(outcome, budget.epoch))
             looks: list[Look] = []
             if budget.rung in DESIGNING:  # else there is no time to learn either
                 state, looks = _fitting(state, looks_of(inputs, self.decoders, notes), notes)
@@ -147,7 +150,7 @@ class Pipeline:
         if last is None or knowledge is None:
             return None
         tracks = tracks_of(knowledge, last.users)
-        if budget.block - last.designed_block > self.config.block.hold_blocks or len(tracks) < len(last.users):
+        if state.seq - last.seq > self.config.block.hold_blocks or len(tracks) < len(last.users):
             notes.append("held design expired")
             return None
         theta = last.theta.astype(np.complex128)
@@ -177,12 +180,12 @@ class Pipeline:
     def _align(self, state: State, beliefs: Mapping[str, ChannelBelief], budget: StepBudget) -> State:
         """New RIS phases when they are due; until then measurements keep telling about the ones that are set."""
         design = self.config.design
-        due = state.theta_block is None or budget.block - state.theta_block >= design.ris_update_blocks
+        due = state.theta_seq is None or state.seq - state.theta_seq >= design.ris_update_blocks
         if not (state.theta.size and due and design.ris == "align"):
             return state
         cascades = np.stack([belief.mean for belief in beliefs.values()])
         theta = conjugate_phases(cascades, state.theta, min(design.ris_sweeps, budget.iterations))
-        return replace(state, theta=theta, theta_block=budget.block)
+        return replace(state, theta=theta, theta_seq=state.seq)
 
     def _design(
         self,

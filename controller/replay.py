@@ -15,6 +15,7 @@ from controller.report import TimeTally
 from controller.session import Session
 from ingest.clock import MonotonicClock
 from ingest.errors import InputRefused
+from ingest.journal import pack
 from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
 from ingest.nr.receiver import Cell, NrReceiver
 from ingest.pacing import at_their_time
@@ -37,6 +38,7 @@ class Replay:
     _receiver: NrReceiver = field(default_factory=NrReceiver, init=False)
     _frames: int = field(default=0, init=False)
     _samples: int = field(default=0, init=False)
+    _differing: int = field(default=0, init=False)
     _users: set[str] = field(default_factory=set, init=False)
     _antennas: int = field(default=0, init=False)
     _times_ns: tuple[int, int] | None = field(default=None, init=False)
@@ -54,10 +56,13 @@ class Replay:
     def _replay_journal(self, source: JournalSource) -> Session:
         """Give `step` the inputs and budgets that it had, so that it decides the same."""
         session = _session(pipeline_from_journal(source.reader.metadata, source.info.where))
+        decision: BlockDecision | None = None
         for message in self._paced(source):
             if isinstance(message, StepBudget):
-                self._step(session, message)
-            elif not isinstance(message, BlockDecision):
+                decision = self._step(session, message)
+            elif isinstance(message, BlockDecision):
+                self._differing += decision is None or pack(decision) != pack(message)
+            else:
                 self._saw(message)
                 session.put(message)
         if not session.report.decisions:
@@ -108,10 +113,11 @@ class Replay:
             lead_s=0.0,
         )
 
-    def _step(self, session: Session, budget: StepBudget) -> None:
+    def _step(self, session: Session, budget: StepBudget) -> BlockDecision:
         begun = perf_counter()
-        session.step(budget)
+        decision = session.step(budget)
         self._step_time.add(perf_counter() - begun)
+        return decision
 
     def _saw(self, message: Message) -> None:
         first, _ = self._times_ns or (message.t_ns, 0)
@@ -134,6 +140,8 @@ class Replay:
             "users": sorted(self._users),
             "latency_ms": self._step_time.summary_ms(50, 99),
         }
+        if isinstance(self.source, JournalSource):
+            found["differs_from_record"] = self._differing
         recorded_s = self._recorded_s()
         if recorded_s > 0:
             found["real_time_factor"] = round(recorded_s / elapsed_s, 3)

@@ -94,9 +94,10 @@ class RunReport:
         self.power_sum += decision.power
         self._hash.update(pack(decision))
 
-    def emitted(self, latency_s: float, *, missed: bool) -> None:
-        """The decision went out after `latency_s`."""
-        self.latency.add(latency_s)
+    def emitted(self, latency_s: float | None, *, missed: bool) -> None:
+        """The decision went out `latency_s` after the first frame of its block, None where it had no frames."""
+        if latency_s is not None:
+            self.latency.add(latency_s)
         self.missed += missed
 
     @property
@@ -117,6 +118,8 @@ class RunReport:
             found["outage"] = {
                 "promised": round(total.promised_outage, 6),
                 "realised": round(total.realised_outage, 6),
+                "blocks": total.blocks,
+                "all": {"outcomes": audit.outcomes, "realised": round(audit.failed / audit.outcomes, 6)},
                 "users": [
                     {
                         "user": user,
@@ -127,8 +130,7 @@ class RunReport:
                     for user, one in sorted(audit.users.items())
                 ],
             }
-            blocks = max(one.blocks for one in audit.users.values())
-            found["sum_se_bps_hz"] = round(total.rate_bps_hz / blocks, 4)
+            found["sum_se_bps_hz"] = round(total.rate_bps_hz / audit.settled, 4)
         mean_power = self.power_sum / self.decisions if self.decisions else 0.0
         if mean_power > 0:
             found["power_db"] = round(float(10 * np.log10(mean_power)), 4) + 0.0  # never -0.0

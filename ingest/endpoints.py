@@ -116,8 +116,6 @@ def open_socket(
     socket.setsockopt(zmq.RCVHWM, _HIGH_WATER_MARK)
     socket.setsockopt(zmq.SNDHWM, _HIGH_WATER_MARK)
     if welcome:
-        # A publisher that would rather fail than drop, so that drops can be counted.
-        socket.setsockopt(zmq.XPUB_NODROP, 1)
         socket.setsockopt(zmq.XPUB_WELCOME_MSG, welcome)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)

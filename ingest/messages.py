@@ -191,13 +191,18 @@ class BlockDecision(Message, frozen=True, kw_only=True, eq=False):
 
 
 class OutcomeFrame(Message, frozen=True, kw_only=True, eq=False):
-    """What one user really got in a block: the truth that promises are audited against."""
+    """What one user really got in a block: the truth that promises are audited against.
+
+    decision_seq, decision_epoch: seq and epoch of the decision that was on air; without the epoch, any life of the
+    controller may have made it. ack: whether the user's rate target was met.
+    """
 
     TOPIC: ClassVar[str] = "outcome"
 
     user: Name
     block: Count
     decision_seq: Count
+    decision_epoch: Count | None = None
     received_power_dbm: float
     sinr_db: float
     rate_bps_hz: Annotated[float, msgspec.Meta(ge=0)]

@@ -229,6 +229,7 @@ class Testbed:
             user=name,
             block=self.block,
             decision_seq=decision.seq if decision is not None else NO_DECISION,
+            decision_epoch=decision.epoch if decision is not None else None,
             received_power_dbm=10 * math.log10(max(all_w, _LEAST_POWER_W)) + 30,
             sinr_db=10 * math.log10(max(sinr, 1e-30)),
             rate_bps_hz=rate_bps_hz,

@@ -140,7 +140,7 @@ class Browser:
 def main() -> None:
     """`python -m tests.browser URL FILE [SECONDS]`: a picture of a page that has been open for a while."""
     url, file, *wait = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
+    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile), height=1000) as browser:
         browser.open(url)
         time.sleep(float(wait[0]) if wait else 10.0)
         browser.screenshot(Path(file))

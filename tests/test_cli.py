@@ -173,12 +173,17 @@ def test_check_reads_all_that_a_configuration_names(tmp_path: Path) -> None:
     told = json.loads(out)
     assert told["valid"] is True
     assert (told["antennas"], told["ris_elements"]) == (16, 256)
-    path.write_text("[site]\nbundle = 'gone.h5'\n")
+    source = "[source]\nuri = 'zmq+tcp://127.0.0.1:5557'\n"
+    path.write_text(source + "[site]\nbundle = 'gone.h5'\n")
     code, _, err = invoke("check", str(path))
     assert code == 2
     assert "gone.h5" in err
-    path.write_text("[models]\ncsi_codecs = ['gone.onnx']\n")
+    path.write_text(source + "[models]\ncsi_codecs = ['gone.onnx']\n")
     assert invoke("check", str(path))[0] == 3
+    path.write_text("[source]\nuri = 'gone.sigmf-meta'\n")
+    assert invoke("check", str(path))[0] == 3
+    path.write_text("")
+    assert invoke("check", str(path))[0] == 2, "a daemon without a source would not start"
 
 
 def test_doctor_finds_and_mends() -> None:

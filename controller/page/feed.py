@@ -31,8 +31,7 @@ class Moment:
     """One block in the page's history."""
 
     block: int
-    latency_ms: float
-    rung: str
+    latency_ms: float | None
     audited: int
     promised: float
     realised: int
@@ -54,6 +53,7 @@ class PageFeed:
     frames: dict[str, ChannelFrame] = field(default_factory=dict)
     history: deque[Moment] = field(default_factory=lambda: deque(maxlen=HISTORY))
     zones: dict[str, str] = field(default_factory=dict)
+    _made: tuple[int, bytes] = (-1, b"")
 
     def saw(self, frame: ChannelFrame) -> None:
         """The newest frame of its user."""
@@ -63,22 +63,26 @@ class PageFeed:
             if len(self.frames) > MAX_USERS:
                 del self.frames[next(iter(self.frames))]
 
-    def decided(self, decision: BlockDecision, latency_s: float, state: State) -> None:
-        """The newest decision and what the audit says by now."""
+    def decided(self, decision: BlockDecision, latency_s: float | None, state: State, *, missed: bool) -> None:
+        """The newest decision and what the audit says by now. latency_s: None for a block without frames."""
         self.decision = decision
         self.decisions += 1
-        latency_ms = latency_s * 1e3
-        self.missed += latency_ms > self.deadline_ms
+        latency_ms = None if latency_s is None else round(latency_s * 1e3, 3)
+        self.missed += missed
         audit: OutageAudit = state.audit
         total = audit.total()
-        self.history.append(
-            Moment(decision.block, latency_ms, decision.rung, total.blocks, total.promised, total.realised)
-        )
+        self.history.append(Moment(decision.block, latency_ms, total.blocks, total.promised, total.realised))
         if state.knowledge is not None:
             self.zones = {name: track.zone for (name, _), track in state.knowledge.users.items()}
 
     def snapshot(self) -> bytes:
-        """Everything that the page draws, as JSON."""
+        """Everything that the page draws, as JSON; made once per decision, however many pages are open."""
+        decisions, made = self._made
+        if decisions != self.decisions:
+            decisions, made = self._made = self.decisions, self._picture()
+        return made
+
+    def _picture(self) -> bytes:
         decision = self.decision
         shown: dict[str, Any] = {
             "title": self.title,
@@ -111,8 +115,7 @@ class PageFeed:
             realised.append((now.realised - then.realised) / audited if audited else None)
         return {
             "block": [moment.block for moment in moments],
-            "latency_ms": [round(moment.latency_ms, 3) for moment in moments],
-            "rung": [moment.rung for moment in moments],
+            "latency_ms": [moment.latency_ms for moment in moments],
             "promised": promised,
             "realised": realised,
         }
@@ -168,7 +171,7 @@ class PageFeed:
         shown = []
         for user in decision.users:
             frame = self.frames.get(user)
-            if frame is None or frame.tones_hz.size < 2:
+            if frame is None or not _evenly_spaced(frame.tones_hz):
                 continue
             measured = _delay_profile(frame.cfr[0])
             one: dict[str, Any] = {
@@ -203,6 +206,12 @@ def _delay_profile(cfr: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.float
     """Power over delay of a channel [N, S] on evenly spaced tones, mean over antennas. Shape [S]."""
     taps = np.fft.ifft(np.fft.ifftshift(cfr, axes=-1), axis=-1)
     return np.asarray(np.mean(np.abs(taps) ** 2, axis=0))
+
+
+def _evenly_spaced(tones_hz: npt.NDArray[np.floating]) -> bool:
+    """Whether a delay profile can be made of a channel on these tones."""
+    steps = np.diff(tones_hz)
+    return bool(steps.size and steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-6))
 
 
 def _tap_ns(tones_hz: npt.NDArray[np.floating]) -> list[float]:

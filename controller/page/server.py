@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import uvicorn
@@ -105,8 +104,7 @@ def _application(feed: PageFeed, metrics: Metrics) -> Starlette:
             return
         await websocket.accept()
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            async for snapshot in _snapshots(feed):
-                await websocket.send_text(snapshot)
+            await _until_left(websocket, feed)
 
     return Starlette(
         routes=[
@@ -125,11 +123,15 @@ def _same_origin(websocket: WebSocket) -> bool:
     return origin is None or origin.split("://", 1)[-1] == websocket.headers.get("host")
 
 
-async def _snapshots(feed: PageFeed) -> AsyncIterator[str]:
-    """A snapshot whenever there is a new decision, `REFRESH_S` apart at least."""
+async def _until_left(websocket: WebSocket, feed: PageFeed) -> None:
+    """A snapshot whenever there is a new decision, `REFRESH_S` apart at least, until the other side closes."""
     sent = -1
     while True:
         if feed.decisions != sent:
             sent = feed.decisions
-            yield feed.snapshot().decode()
-        await asyncio.sleep(REFRESH_S)
+            await websocket.send_text(feed.snapshot().decode())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REFRESH_S):
+                message = await websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,7 +22,7 @@ from controller.pipeline import Pipeline
 from controller.session import Session
 from ingest.clock import MonotonicClock
 from ingest.errors import InputRefused, TwinbeamError
-from ingest.messages import Message
+from ingest.messages import BlockDecision, Message, StepBudget
 from ingest.sources.base import Source, SourceInfo
 from tests.random_channels import complex_normal, frame
 
@@ -161,3 +162,29 @@ def test_it_can_be_stopped_at_any_moment() -> None:
         threading.Timer(0.02 + 1e-4 * attempt, os.kill, (os.getpid(), signal.SIGTERM)).start()
         asyncio.run(asyncio.wait_for(run.run(), 30))
         assert source.closed.is_set()
+
+
+def test_after_a_pause_blocks_carry_the_sender_s_numbers_again() -> None:
+    """Blocks without frames are counted on; what is heard after them is decided under its own number."""
+
+    class Pausing(Recording):
+        def __iter__(self) -> Iterator[Message]:
+            for message in super().__iter__():
+                if not 10 <= message.block < 16:  # type: ignore[attr-defined]
+                    yield msgspec.structs.replace(message, block=message.block % 20)  # type: ignore[attr-defined, call-arg]
+
+    run = daemon(Pausing(30), block={"stale_after_s": 0.5})
+    designed: list[tuple[int, int]] = []
+    step = run.session.step
+
+    def noted(budget: StepBudget) -> BlockDecision:
+        waiting = {one.block for one in run.session.mailbox._channels.values()}
+        if waiting:
+            designed.append((budget.block, max(waiting)))
+        return step(budget)
+
+    run.session.step = noted  # type: ignore[method-assign]
+    asyncio.run(run.run())
+    assert len(designed) > 10
+    assert all(block == measured for block, measured in designed)
+    assert designed[-1][0] < 10, "a sender that begins anew is followed"

@@ -68,7 +68,8 @@ def test_the_demo_tells_what_it_did(demo: tuple[Path, dict[str, Any]]) -> None:
     assert told.keys() >= DEMO_FIELDS
     assert told["blocks"] == told["decisions"] == sum(told["ladder"].values()) == BLOCKS
     assert told["latency_ms"].keys() == {"p50", "p99", "p999", "max"}
-    assert told["outage"].keys() == {"promised", "realised", "users"}
+    assert told["outage"].keys() == {"promised", "realised", "blocks", "all", "users"}
+    assert told["outage"]["all"]["outcomes"] >= told["outage"]["blocks"] > 0
     assert (folder / told["journal"]).is_file()
 
 
@@ -80,6 +81,7 @@ def test_its_journal_replays_to_the_same_bytes(demo: tuple[Path, dict[str, Any]]
         found = last_json(again.stdout)
         assert found.keys() >= REPLAY_FIELDS
         assert found["decisions_sha256"] == told["decisions_sha256"]
+        assert found["differs_from_record"] == 0
         assert found["decisions"] == BLOCKS
         assert found["antennas"] == 16
         assert found["format"] == "journal"

@@ -7,10 +7,12 @@ import json
 import shutil
 import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from websockets.asyncio.client import connect
@@ -73,7 +75,7 @@ def served() -> PageServer:
     state, decision = controller.step(controller.start(), Inputs(channels=(channel,)), budget(0))
     feed = PageFeed("a <b>title</b>", 6.0, None)
     feed.saw(channel)
-    feed.decided(decision, 2e-3, state)
+    feed.decided(decision, 2e-3, state, missed=False)
     server = PageServer(HttpTable(port=0), feed, Metrics("1.0"))
     server.start()
     yield server  # type: ignore[misc]
@@ -120,6 +122,31 @@ def test_the_socket_tells_the_newest_decision(served: PageServer) -> None:
     assert told["decisions"] == 1
     assert told["rung"] == "linear"
     assert told["ris"] is None
+
+
+@pytest.mark.parametrize("tones_hz", [np.zeros(4), np.array([0.0, 1.0, 3.0, 4.0]), -np.arange(4.0)])
+def test_odd_tones_do_not_spoil_the_page(tones_hz: np.ndarray) -> None:
+    channel = frame(complex_normal(np.random.default_rng(0), 1, 4))
+    odd = msgspec.structs.replace(channel, cfr=np.repeat(channel.cfr, 4, axis=2), tones_hz=tones_hz)
+    controller = Pipeline.build(Config(), None, {})
+    state, decision = controller.step(controller.start(), Inputs(channels=(odd,)), budget(0))
+    feed = PageFeed("odd", 6.0, None)
+    feed.saw(odd)
+    feed.decided(decision, None, state, missed=False)
+    assert json.loads(feed.snapshot())["cir"] == []
+
+
+def test_pages_that_are_closed_leave_nothing_behind(served: PageServer) -> None:
+    async def come_and_go() -> None:
+        for _ in range(20):
+            async with connect(served.url.replace("http", "ws") + "/live") as socket:
+                await socket.recv()
+
+    asyncio.run(come_and_go())
+    begun = time.monotonic()
+    served.close()
+    assert not served._thread.is_alive()
+    assert time.monotonic() - begun < 4.0, "no page is waited for"
 
 
 def test_another_site_s_page_may_not_listen(served: PageServer) -> None:

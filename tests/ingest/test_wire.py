@@ -47,6 +47,7 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
     }
     for name, values in (("carrier_hz", POSITIVE), ("cfo_hz", FLOATS), ("tap_s", POSITIVE)):
         fields[name] = draw(st.none() | values)
+    fields["decision_epoch"] = draw(st.none() | COUNTS)
     fields |= {"position_m": draw(st.none() | VECTORS), "velocity_m_s": draw(st.none() | VECTORS)}
     fields["notes"] = tuple(draw(st.lists(st.text(max_size=40), max_size=3)))
     users = lengths.get("K", 0)

@@ -219,7 +219,7 @@ def test_outcomes_are_the_sinr_formula(world: SiteChannels, rng: np.random.Gener
         assert outcome.rate_bps_hz == pytest.approx(math.log2(1 + sinr), rel=1e-3)
         assert outcome.received_power_dbm == pytest.approx(10 * math.log10(sum(received_w)) + 30, abs=1e-3)
         assert outcome.ack == (math.log2(1 + sinr) >= 1.0)
-        assert outcome.decision_seq == 41
+        assert (outcome.decision_seq, outcome.decision_epoch) == (41, decision.epoch)
 
 
 def test_a_single_user_has_no_interference(world: SiteChannels) -> None:
@@ -255,7 +255,8 @@ def test_without_any_decision_nobody_gets_anything(world: SiteChannels) -> None:
 def test_outcomes_before_the_first_decision_settle_no_promise(world: SiteChannels) -> None:
     """Decision 0 may have been late: what happened without it must not be taken for what it brought."""
     testbed = Testbed(world, TestbedSettings())
-    assert {outcome.decision_seq for outcome in outcomes(testbed, None)} == {NO_DECISION}
+    found = {(outcome.decision_seq, outcome.decision_epoch) for outcome in outcomes(testbed, None)}
+    assert found == {(NO_DECISION, None)}
     assert wire.decode(wire.encode(outcomes(testbed, None)[0])).t_ns == 99
 
 
