@@ -80,10 +80,11 @@ def _play(
         time.sleep(max(next_ns - clock.now_ns(), 0) / 1e9)
         # A block that begins late is followed by a whole one: the world does not catch up in a burst.
         next_ns = max(next_ns, clock.now_ns() - period_ns) + period_ns
-        begun_ns = clock.now_ns()
-        for message in testbed.measure(begun_ns):
+        messages = testbed.measure(clock.now_ns())
+        sent_ns = clock.now_ns()  # what the world took to be worked out is not the controller's time
+        for message in messages:
             frames.send_multipart(wire.encode(message))
-        decision = _decision_for(testbed.block, decisions, begun_ns + round(deadline_s * 1e9))
+        decision = _decision_for(testbed.block, decisions, sent_ns + round(deadline_s * 1e9))
         for outcome in testbed.transmit(decision, clock.now_ns()):
             frames.send_multipart(wire.encode(outcome))
 
