@@ -64,6 +64,7 @@ class Daemon:
     _receivers: dict[str, NrReceiver] = field(default_factory=dict, init=False)
     _queue: queue.Queue[Message] = field(default_factory=lambda: queue.Queue(_QUEUE_MESSAGES), init=False)
     _costs: CostEstimate = field(default_factory=CostEstimate, init=False)
+    _came_ns: dict[str, int] = field(default_factory=dict, init=False)
     _told: set[str] = field(default_factory=set, init=False)
     _waking: bool = field(default=False, init=False)
     _failure: Exception | None = field(default=None, init=False)
@@ -168,6 +169,7 @@ class Daemon:
             if self.page is not None and isinstance(message, ChannelFrame):
                 self.page.saw(message)
             self.metrics.took_in(message.TOPIC)
+            self._came_ns[message.TOPIC] = self.clock.now_ns()
             self.session.put(message)
 
     def _is_straggler(self, message: ChannelFrame | FeedbackFrame) -> bool:
@@ -281,6 +283,8 @@ class Daemon:
         journal = self.session.journal
         self.metrics.totals(self.drops(), self.lost(), journal.unwritten if journal is not None else 0)
         self.metrics.audited(self.session.state.audit)
+        for topic, came_ns in self._came_ns.items():
+            self.metrics.silent_for(topic, (self.clock.now_ns() - came_ns) * 1e-9)
 
     def summary(self) -> dict[str, Any]:
         """What the run did, in the fields of CLI-JSON."""

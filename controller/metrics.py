@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from controller.audit import OutageAudit
 from controller.ladder import RUNGS
 from ingest.messages import BlockDecision
+from ingest.topics import TOPICS
 
 LATENCY_BUCKETS_S = (
     50e-6,
@@ -69,6 +70,12 @@ class Metrics:
             registry=registry,
         )
         self._inputs = Counter("twinbeam_inputs", "Messages taken in, by topic.", ["topic"], registry=registry)
+        self._fresh = Gauge(
+            "twinbeam_input_fresh",
+            "Whether a topic brought anything lately, 1 or 0; absent before it ever did.",
+            ["topic"],
+            registry=registry,
+        )
         self._dropped = Counter("twinbeam_inputs_dropped", "Messages let go, by reason.", ["reason"], registry=registry)
         self._lost = Counter(
             "twinbeam_inputs_lost", "Messages and samples that senders sent and that never came.", registry=registry
@@ -109,6 +116,10 @@ class Metrics:
     def took_in(self, topic: str) -> None:
         """One message was accepted."""
         self._inputs.labels(topic).inc()
+
+    def silent_for(self, topic: str, seconds: float) -> None:
+        """The last message of `topic` came so long ago."""
+        self._fresh.labels(topic).set(seconds <= TOPICS[topic].stale_after_s)
 
     def loop_lag(self, seconds: float) -> None:
         """The event loop woke up this late."""

@@ -20,7 +20,7 @@ from ingest.messages import (
 
 @dataclass(frozen=True)
 class Topic:
-    """One row. `stale_after_s`: an input older than this is not designed from. `inbound`: accepted on the wire."""
+    """One row. `inbound`: accepted on the wire. `stale_after_s`: a stream silent for longer is told to be stale."""
 
     message: type[Message]
     inbound: bool

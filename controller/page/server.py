@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -20,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from controller.config import HttpTable
 from controller.metrics import Metrics
 from controller.page.feed import PageFeed
+from ingest.endpoints import is_loopback
 from ingest.errors import TwinbeamError, UsageRefused
 
 STATIC = Path(__file__).parent / "static"
@@ -40,7 +42,7 @@ class PageServer:
         host, port = self._socket.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         config = uvicorn.Config(
-            _application(feed, metrics),
+            _application(feed, metrics, table),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -88,7 +90,7 @@ def listen(table: HttpTable) -> socket.socket:
     return listener
 
 
-def _application(feed: PageFeed, metrics: Metrics) -> Starlette:
+def _application(feed: PageFeed, metrics: Metrics, table: HttpTable) -> Starlette:
     async def index(request: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers=_HEADERS)
 
@@ -99,7 +101,7 @@ def _application(feed: PageFeed, metrics: Metrics) -> Starlette:
         return Response(b"ok\n", media_type="text/plain")
 
     async def live(websocket: WebSocket) -> None:
-        if not _same_origin(websocket):
+        if not _is_ours(websocket, table):
             await websocket.close(code=1008)
             return
         await websocket.accept()
@@ -117,10 +119,15 @@ def _application(feed: PageFeed, metrics: Metrics) -> Starlette:
     )
 
 
-def _same_origin(websocket: WebSocket) -> bool:
-    """Whether a browser's WebSocket comes from our own page; other clients send no origin."""
-    origin = websocket.headers.get("origin")
-    return origin is None or origin.split("://", 1)[-1] == websocket.headers.get("host")
+def _is_ours(websocket: WebSocket, table: HttpTable) -> bool:
+    """Whether a browser's WebSocket comes from our own page; other clients send no origin.
+
+    Its host must be one of ours as well, or another site whose name leads here (DNS rebinding) would pass for us.
+    """
+    origin, host = websocket.headers.get("origin"), websocket.headers.get("host", "")
+    name = urlsplit(f"//{host}").hostname or ""
+    ours = table.remote or is_loopback(name) or name == table.host
+    return origin is None or (ours and origin.split("://", 1)[-1] == host)
 
 
 async def _until_left(websocket: WebSocket, feed: PageFeed) -> None:

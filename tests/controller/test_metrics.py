@@ -24,6 +24,8 @@ def decided() -> Metrics:
     _, decision = controller.step(controller.start(), Inputs(channels=(channel,)), budget(0))
     metrics = Metrics("1.2.3")
     metrics.took_in("channel")
+    metrics.silent_for("channel", 0.01)
+    metrics.silent_for("outcome", 60.0)
     metrics.decided(decision, 4e-3, missed=True)
     metrics.stages({"design": 1e-3})
     metrics.loop_lag(1e-4)
@@ -54,6 +56,9 @@ def test_what_happened_is_counted() -> None:
     assert value(metrics, "twinbeam_inputs_total", topic="channel") == 1
     assert value(metrics, "twinbeam_inputs_dropped_total", reason="non_finite") == 3
     assert value(metrics, "twinbeam_inputs_lost_total") == 2
+    assert value(metrics, "twinbeam_input_fresh", topic="channel") == 1
+    assert value(metrics, "twinbeam_input_fresh", topic="outcome") == 0
+    assert value(metrics, "twinbeam_input_fresh", topic="feedback") is None
     assert value(metrics, "twinbeam_users", validity="learning") == 1
     assert value(metrics, "twinbeam_build_info", version="1.2.3") == 1
 

@@ -158,6 +158,18 @@ def test_another_site_s_page_may_not_listen(served: PageServer) -> None:
         asyncio.run(listen())
 
 
+def test_another_site_s_name_that_leads_here_may_not_listen(served: PageServer) -> None:
+    port = served.url.rsplit(":", 1)[1]
+
+    async def listen() -> None:
+        uri = f"ws://evil.example:{port}/live"
+        async with connect(uri, host="127.0.0.1", origin=f"http://evil.example:{port}") as socket:  # type: ignore[arg-type]
+            await socket.recv()
+
+    with pytest.raises(InvalidStatus):
+        asyncio.run(listen())
+
+
 def test_a_port_in_use_is_told(served: PageServer) -> None:
     port = int(served.url.rsplit(":", 1)[1])
     with pytest.raises(UsageRefused, match=str(port)):
