@@ -256,7 +256,7 @@ class Daemon:
         for note in set(decision.notes) - self._told:
             if len(self._told) < _MAX_TOLD:
                 self._told.add(note)
-                logger().warning("note", block=decision.block, note=note)
+                logger().info("note", block=decision.block, note=note)
 
     # ---- housekeeping -----------------------------------------------------------------------------------------
 
