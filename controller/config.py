@@ -6,7 +6,7 @@ Environment variables `TWINBEAM_<TABLE>__<KEY>` override the file. Paths are rel
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -186,6 +186,8 @@ class Config(BaseSettings):
         extra="forbid", frozen=True, env_prefix="TWINBEAM_", env_nested_delimiter="__", env_ignore_empty=True
     )
 
+    READS_ENVIRONMENT: ClassVar[bool] = True
+
     site: SiteTable = SiteTable()
     source: SourceTable = SourceTable()
     emit: EmitTable = EmitTable()
@@ -207,22 +209,13 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
+        return (env_settings, init_settings) if cls.READS_ENVIRONMENT else (init_settings,)
 
 
 class RecordedConfig(Config):
     """A configuration in which the environment has no say: of a run that is over, or of the demo."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    READS_ENVIRONMENT: ClassVar[bool] = False
 
 
 def load_config(path: Path) -> Config:

@@ -38,8 +38,6 @@ _LEAST_RESOLVED = 1e-12
 _ABSENT_STALENESSES = 10.0
 """A user not heard of for this many times the time after which its last look is stale has left."""
 
-_MAX_TRACKS = 128
-
 _MAX_TRACKS = 2 * MAX_USERS
 """Last looks that are kept, whole and partial ones; of more, the oldest are forgotten."""
 
@@ -199,12 +197,9 @@ def tracks_of(knowledge: Knowledge, users: tuple[str, ...]) -> dict[str, UserTra
 
 
 def without_absent(knowledge: Knowledge, now_ns: int, stale_after_s: float) -> Knowledge:
-    """`knowledge` without the tracks of users that have left, and without the oldest ones beyond `_MAX_TRACKS`."""
+    """`knowledge` without the tracks of users that have left."""
     oldest_ns = now_ns - round(_ABSENT_STALENESSES * stale_after_s * 1e9)
     kept = {key: track for key, track in knowledge.users.items() if track.look.t_ns >= oldest_ns}
-    if len(kept) > _MAX_TRACKS:
-        newest = sorted(kept, key=lambda key: (-kept[key].look.t_ns, key))[:_MAX_TRACKS]
-        kept = {key: kept[key] for key in sorted(newest)}
     return knowledge if len(kept) == len(knowledge.users) else replace(knowledge, users=kept)
 
 

@@ -55,6 +55,19 @@ def carry_paths(
 
 
 @kernel
+def _panel_phases(
+    direction: Real, up: Real, left: Real, rows: int, columns: int, step_rad: float
+) -> tuple[complex, complex, complex]:
+    """Phase of a panel's first element towards a unit vector, and the factors from row to row and column to column."""
+    along_up, along_left = 0.0, 0.0
+    for axis in range(3):
+        along_up += direction[axis] * up[axis]
+        along_left += direction[axis] * left[axis]
+    first = np.exp(0.5j * step_rad * ((rows - 1) * along_up + (columns - 1) * along_left))
+    return first, np.exp(-1j * step_rad * along_up), np.exp(-1j * step_rad * along_left)
+
+
+@kernel
 def steer_panel(directions: Real, up: Real, left: Real, rows: int, columns: int, step_rad: float, out: Complex) -> None:
     """out[l, e] = exp(j k r_e . u_l): response of a panel's elements r_e to unit vectors u [L, 3].
 
@@ -62,13 +75,7 @@ def steer_panel(directions: Real, up: Real, left: Real, rows: int, columns: int,
     a product of a row's and a column's phase, each a geometric series.
     """
     for path in range(directions.shape[0]):
-        along_up, along_left = 0.0, 0.0
-        for axis in range(3):
-            along_up += directions[path, axis] * up[axis]
-            along_left += directions[path, axis] * left[axis]
-        down = np.exp(-1j * step_rad * along_up)
-        right = np.exp(-1j * step_rad * along_left)
-        at_row = np.exp(0.5j * step_rad * ((rows - 1) * along_up + (columns - 1) * along_left))
+        at_row, down, right = _panel_phases(directions[path], up, left, rows, columns, step_rad)
         element = 0
         for _ in range(rows):
             here = at_row
@@ -117,13 +124,8 @@ def sum_panel(
     """out[e] = sum_l coefficient_l exp(j k r_e . u_l): `steer_panel` summed over the paths, without its matrix."""
     out[:] = 0.0
     for path in range(directions.shape[0]):
-        along_up, along_left = 0.0, 0.0
-        for axis in range(3):
-            along_up += directions[path, axis] * up[axis]
-            along_left += directions[path, axis] * left[axis]
-        down = np.exp(-1j * step_rad * along_up)
-        right = np.exp(-1j * step_rad * along_left)
-        at_row = coefficient[path] * np.exp(0.5j * step_rad * ((rows - 1) * along_up + (columns - 1) * along_left))
+        first, down, right = _panel_phases(directions[path], up, left, rows, columns, step_rad)
+        at_row = coefficient[path] * first
         element = 0
         for _ in range(rows):
             here = at_row

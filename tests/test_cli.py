@@ -195,7 +195,7 @@ def test_doctor_finds_and_mends() -> None:
     assert any("munich/twin.h5" in one["what"] and one["state"] == "ok" for one in findings)
 
 
-def test_help_of_every_command_is_quick_to_load() -> None:
+def test_every_command_has_help() -> None:
     for arguments in ([], ["demo"], ["run"], ["replay"], ["check"], ["doctor"], ["twin", "build"]):
         code, out, _ = invoke(*arguments, "--help")
         assert code == 0
