@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -10,23 +10,45 @@ import numpy.typing as npt
 _GOLD_OFFSET = 1600
 """N_C of 38.211 clause 5.2.1."""
 
+_GOLD_BYTES = 1024
+"""Bits are kept in powers of two of at least this many bytes: enough for the DMRS of any carrier."""
+
 PCI_COUNT = 1008
 
 
-def gold(c_init: int, length: int) -> npt.NDArray[np.int8]:
-    """Pseudo-random bits c(n), n < length (38.211 clause 5.2.1). Shape [length]."""
-    total = _GOLD_OFFSET + length
-    x1 = np.zeros(total + 31, np.int8)
-    x2 = np.zeros(total + 31, np.int8)
+def gold(c_init: int, length: int, start: int = 0) -> npt.NDArray[np.int8]:
+    """Pseudo-random bits c(n), start <= n < start + length (38.211 clause 5.2.1). Shape [length].
+
+    x2 is linear in its 31 initial bits: it is the sum of what each set bit brings about, all of which are kept.
+    """
+    first_byte = start // 8
+    end_byte = -(-(start + length) // 8)
+    x1, x2 = _gold_parts(max(_GOLD_BYTES, 1 << (end_byte - 1).bit_length()))
+    ones = [bit for bit in range(31) if c_init >> bit & 1]
+    window = slice(first_byte, end_byte)
+    packed = x1[window] ^ np.bitwise_xor.reduce(x2[ones, window], axis=0)
+    offset = start - 8 * first_byte
+    return np.unpackbits(packed, bitorder="little")[offset : offset + length].view(np.int8)
+
+
+@lru_cache(maxsize=8)
+def _gold_parts(size: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """x1 and the x2 that follows from each single initial bit, after N_C. Packed bits [size], [31, size]."""
+    total = _GOLD_OFFSET + 8 * size
+    x1 = np.zeros(total + 31, np.uint8)
+    x2 = np.zeros((31, total + 31), np.uint8)
     x1[0] = 1
-    x2[:31] = [(c_init >> bit) & 1 for bit in range(31)]
+    x2[:, :31] = np.eye(31, dtype=np.uint8)
     # 28 new values depend only on known ones, since x(n+31) reaches back to x(n+3) at most.
     for start in range(0, total, 28):
         stop = min(start + 28, total)
         step = slice(start + 31, stop + 31)
         x1[step] = x1[start + 3 : stop + 3] ^ x1[start:stop]
-        x2[step] = x2[start + 3 : stop + 3] ^ x2[start + 2 : stop + 2] ^ x2[start + 1 : stop + 1] ^ x2[start:stop]
-    return np.bitwise_xor(x1[_GOLD_OFFSET:total], x2[_GOLD_OFFSET:total])
+        x2[:, step] = (
+            x2[:, start + 3 : stop + 3] ^ x2[:, start + 2 : stop + 2] ^ x2[:, start + 1 : stop + 1] ^ x2[:, start:stop]
+        )
+    used = slice(_GOLD_OFFSET, total)
+    return np.packbits(x1[used], bitorder="little"), np.packbits(x2[:, used], axis=1, bitorder="little")
 
 
 def qpsk(bits: npt.NDArray[np.int8]) -> npt.NDArray[np.complex128]:

@@ -28,6 +28,17 @@ def test_gold(c_init: int, length: int) -> None:
     np.testing.assert_array_equal(gold(c_init, length), slow_gold(c_init, length))
 
 
+@given(c_init=st.integers(0, 2**31 - 1), start=st.integers(0, 300), length=st.integers(0, 300))
+@settings(max_examples=60, deadline=None)
+def test_gold_from_the_middle(c_init: int, start: int, length: int) -> None:
+    np.testing.assert_array_equal(gold(c_init, length, start), slow_gold(c_init, start + length)[start:])
+
+
+def test_gold_of_the_longest_kind() -> None:
+    """Longer than what is kept at first: 9000 bits, of which the slow way checks the end."""
+    np.testing.assert_array_equal(gold(0x5A5A5A5, 9000)[-50:], slow_gold(0x5A5A5A5, 9000)[-50:])
+
+
 @pytest.mark.parametrize("index_bar", range(8))
 @pytest.mark.parametrize("pci", [0, 1, 2, 3, 500, 1007])
 def test_pbch_dmrs(pci: int, index_bar: int) -> None:
