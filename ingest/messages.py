@@ -25,6 +25,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME, pattern=r"
 Note = Annotated[str, msgspec.Meta(max_length=200)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
+FullScale = Annotated[float, msgspec.Meta(ge=1, le=1 << 24)]
 Vector = tuple[float, float, float]
 
 MAX_DIMENSION = 1 << 26
@@ -34,12 +35,14 @@ MAX_DIMENSION = 1 << 26
 class ArraySpec:
     """How one array of a message looks on the wire: allowed dtypes and a letter for each dimension.
 
-    The same letter stands for the same length throughout one message.
+    The same letter stands for the same length throughout one message. scaled: a complex array that may also travel as
+    `<i2` pairs, real part first, in one dimension more; the message's `full_scale` says what counts 1.0.
     """
 
     name: str
     dtypes: tuple[str, ...]
     dims: tuple[str, ...]
+    scaled: bool = False
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -62,14 +65,17 @@ class IqBlock(Message, frozen=True, kw_only=True, eq=False):
     """Consecutive baseband samples of A coherent receive chains.
 
     samples [A, T] complex64. center_hz is the tuned frequency, first_sample the running number of samples[:, 0].
+    full_scale: where it is set, samples travel as 16-bit integers, this count standing for 1.0; here they are complex
+    all the same.
     """
 
     TOPIC: ClassVar[str] = "iq"
-    ARRAYS: ClassVar[tuple[ArraySpec, ...]] = (ArraySpec("samples", ("<c8",), ("A", "T")),)
+    ARRAYS: ClassVar[tuple[ArraySpec, ...]] = (ArraySpec("samples", ("<c8",), ("A", "T"), scaled=True),)
 
     rate_hz: Positive
     center_hz: Annotated[float, msgspec.Meta(ge=0)]
     first_sample: Count
+    full_scale: FullScale | None = None
     samples: ComplexArray
 
     def problem(self) -> str | None:

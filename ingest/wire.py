@@ -78,7 +78,11 @@ def encode(message: Message) -> list[Frame]:
     described: list[ArrayHeader] = []
     for spec in message.ARRAYS:
         array = np.asarray(getattr(message, spec.name))
-        array = np.ascontiguousarray(array.astype(_wire_dtype(array, spec), copy=False))
+        full_scale = getattr(message, "full_scale", None) if spec.scaled else None
+        if full_scale is not None:
+            array = to_pairs(array, full_scale)
+        else:
+            array = np.ascontiguousarray(array.astype(_wire_dtype(array, spec), copy=False))
         arrays.append(array)
         described.append(ArrayHeader(spec.name, array.dtype.str, array.shape))
     names = {spec.name for spec in message.ARRAYS}
@@ -103,8 +107,21 @@ def _wire_dtype(array: npt.NDArray[Any], spec: ArraySpec) -> str:
     raise ValueError(f"{spec.name} is {array.dtype}, the wire takes {' or '.join(spec.dtypes)}")
 
 
+def to_pairs(array: npt.NDArray[Any], full_scale: float) -> npt.NDArray[np.int16]:
+    """Complex values as `<i2` [..., 2], 1.0 counting `full_scale`; what exceeds 16 bits is clipped, as a radio does."""
+    parts = np.ascontiguousarray(array, "<c8").view("<f4").reshape(*array.shape, 2) * np.float32(full_scale)
+    return np.clip(np.rint(parts), -32768, 32767).astype("<i2")
+
+
+def from_pairs(pairs: npt.NDArray[np.int16], full_scale: float) -> npt.NDArray[np.complex64]:
+    """`<i2` [..., 2] as complex64 [...]; `full_scale` becomes 1.0."""
+    parts = np.empty(pairs.shape, np.float32)
+    np.multiply(pairs, np.float32(1.0 / full_scale), out=parts)
+    return parts.view(np.complex64)[..., 0]
+
+
 def decode(frames: Sequence[Frame]) -> Message:
-    """The message in `frames`, its arrays read-only views of them.
+    """The message in `frames`, its arrays read-only views of them; 16-bit samples are converted.
 
     Raises `WireError` and nothing else, whatever the bytes are.
     """
@@ -120,7 +137,7 @@ def decode(frames: Sequence[Frame]) -> Message:
         raise WireError("frames", f"{topic.name} carries {names}")
     lengths: dict[str, int] = {}
     arrays = {
-        spec.name: _decode_array(spec, array, frame, lengths)
+        spec.name: _decode_array(spec, array, frame, lengths, getattr(header, "full_scale", None))
         for spec, array, frame in zip(specs, described, frames[2:], strict=True)
     }
     scalars = {name: getattr(header, name) for name in header.__struct_fields__ if name not in ("schema", "arrays")}
@@ -158,20 +175,31 @@ def _decode_header(topic: Topic, frame: Frame) -> msgspec.Struct:
     return header
 
 
-def _decode_array(spec: ArraySpec, described: ArrayHeader, frame: Frame, lengths: dict[str, int]) -> npt.NDArray[Any]:
+def _decode_array(
+    spec: ArraySpec, described: ArrayHeader, frame: Frame, lengths: dict[str, int], full_scale: float | None
+) -> npt.NDArray[Any]:
     """One array of a message: dtype, shape and byte count agree, equal letters are equal, all is finite."""
-    if described.dtype not in spec.dtypes:
-        raise WireError("dtype", f"{spec.name} is {described.dtype[:16]!r}, not {' or '.join(spec.dtypes)}")
-    if len(described.shape) != len(spec.dims):
-        raise WireError("shape", f"{spec.name} has {len(described.shape)} dimensions, not {len(spec.dims)}")
-    for letter, length in zip(spec.dims, described.shape, strict=True):
+    scaled = spec.scaled and full_scale is not None
+    dtypes, dims = (("<i2",), (*spec.dims, "")) if scaled else (spec.dtypes, spec.dims)
+    if described.dtype not in dtypes:
+        raise WireError("dtype", f"{spec.name} is {described.dtype[:16]!r}, not {' or '.join(dtypes)}")
+    if len(described.shape) != len(dims):
+        raise WireError("shape", f"{spec.name} has {len(described.shape)} dimensions, not {len(dims)}")
+    if scaled and described.shape[-1] != 2:
+        raise WireError("shape", f"{spec.name} has {described.shape[-1]} parts, not 2")
+    for letter, length in zip(spec.dims, described.shape, strict=False):
         if not 0 <= length <= MAX_DIMENSION or lengths.setdefault(letter, length) != length:
             raise WireError("shape", f"{spec.name} has {letter} = {length}")
     dtype = np.dtype(described.dtype)
     if math.prod(described.shape) * dtype.itemsize != len(frame):
         raise WireError("shape", f"{spec.name} is {described.shape} but has {len(frame)} bytes")
     array: npt.NDArray[Any] = np.frombuffer(frame, dtype).reshape(described.shape)
-    if not np.isfinite(array).all():
+    if not array.flags.aligned:  # it lies in the middle of a buffer: for compiled kernels that is another type
+        array = array.copy()
+    if full_scale is not None and scaled:
+        return from_pairs(array, full_scale)
+    # As real numbers: NumPy tests those a whole vector register at a time, complex ones singly.
+    if not np.isfinite(array.reshape(-1).view(dtype.char.lower())).all():
         raise WireError("non_finite", f"{spec.name} has NaN or infinite values")
     return array
 

@@ -48,6 +48,7 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
     for name, values in (("carrier_hz", POSITIVE), ("cfo_hz", FLOATS), ("tap_s", POSITIVE)):
         fields[name] = draw(st.none() | values)
     fields["decision_epoch"] = draw(st.none() | COUNTS)
+    fields["full_scale"] = draw(st.none() | st.sampled_from([2048.0, 32767.0, 32768.0]))
     fields |= {"position_m": draw(st.none() | VECTORS), "velocity_m_s": draw(st.none() | VECTORS)}
     fields["notes"] = tuple(draw(st.lists(st.text(max_size=40), max_size=3)))
     users = lengths.get("K", 0)
@@ -58,7 +59,11 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
     for spec in message_type.ARRAYS:
         shape = tuple(lengths[letter] for letter in spec.dims)
         dtype = draw(st.sampled_from(spec.dtypes))
-        fields[spec.name] = draw(hnp.arrays(np.dtype(dtype), shape, elements=ELEMENTS[dtype]))
+        if spec.scaled and fields["full_scale"]:
+            pairs = draw(hnp.arrays(np.dtype("<i2"), (*shape, 2)))
+            fields[spec.name] = wire.from_pairs(pairs, fields["full_scale"])
+        else:
+            fields[spec.name] = draw(hnp.arrays(np.dtype(dtype), shape, elements=ELEMENTS[dtype]))
     return message_type(**{name: fields[name] for name in message_type.__struct_fields__})
 
 
@@ -222,3 +227,66 @@ def test_encode_refuses_other_kinds_of_arrays(rng: np.random.Generator) -> None:
     message = msgspec.structs.replace(frame(complex_normal(rng, 1, 4)), tones_hz=np.array(["a"]))
     with pytest.raises(ValueError, match="tones_hz"):
         wire.encode(message)
+
+
+def iq(samples: np.ndarray, full_scale: float | None = None) -> IqBlock:
+    return IqBlock(
+        source="radio",
+        epoch=0,
+        seq=0,
+        t_ns=0,
+        rate_hz=1e6,
+        center_hz=1e9,
+        first_sample=0,
+        full_scale=full_scale,
+        samples=samples.astype(np.complex64),
+    )
+
+
+@pytest.mark.parametrize("full_scale", [1.0, 2047.0, 32767.0, 32768.0, 2.0**24])
+def test_sixteen_bits_are_what_an_integer_division_says(full_scale: float, rng: np.random.Generator) -> None:
+    pairs = rng.integers(-32768, 32768, (2, 500, 2), np.int16)
+    frames = [bytes(part) for part in wire.encode(iq(np.zeros((2, 500)), full_scale))]
+    frames[2] = pairs.tobytes()
+    got = wire.decode(frames)
+    assert isinstance(got, IqBlock)
+    assert got.samples.dtype == np.complex64
+    expected = (pairs[..., 0].astype(np.float64) + 1j * pairs[..., 1]) / full_scale
+    np.testing.assert_allclose(got.samples, expected, rtol=2e-7)
+    assert wire.encode(got)[2] == frames[2]
+
+
+def test_sixteen_bits_halve_the_bytes_and_clip_what_is_beyond(rng: np.random.Generator) -> None:
+    samples = complex_normal(rng, 2, 100)
+    assert 2 * len(wire.encode(iq(samples, 32768.0))[2]) == len(wire.encode(iq(samples))[2])
+    beyond = np.array([[1.0, -1.0 - 1.0j, 5j, -7.0 + 0.5j]])
+    got = wire.decode(wire.encode(iq(beyond, 32768.0)))
+    assert isinstance(got, IqBlock)
+    np.testing.assert_array_equal(got.samples * 32768, [[32767, -32768 - 32768j, 32767j, -32768 + 16384j]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"full_scale": None}, "dtype"),
+        ({"full_scale": 0.5}, "header"),
+        ({"full_scale": "32768"}, "header"),
+        ({"full_scale": 1e300}, "header"),
+        ({"arrays": [{"name": "samples", "dtype": "<c8", "shape": [1, 4]}]}, "dtype"),
+        ({"arrays": [{"name": "samples", "dtype": "<i2", "shape": [1, 8]}]}, "shape"),
+        ({"arrays": [{"name": "samples", "dtype": "<i2", "shape": [1, 2, 4]}]}, "shape"),
+        ({"arrays": [{"name": "samples", "dtype": "<i2", "shape": [1, 5, 2]}]}, "shape"),
+        ({"arrays": [{"name": "samples", "dtype": "<i2", "shape": [2**27, 0, 2]}]}, "shape"),
+        ({"arrays": [{"name": "samples", "dtype": "<i2", "shape": [0, 4, 2]}]}, "shape"),
+    ],
+)
+def test_sixteen_bits_are_strict_too(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(wire.WireError) as refusal:
+        wire.decode(changed_header(iq(np.ones((1, 4)) / 2, 32768.0), **changes))
+    assert refusal.value.reason == reason
+
+
+def test_whole_numbers_without_their_scale_are_refused() -> None:
+    with pytest.raises(wire.WireError) as refusal:
+        wire.decode(changed_header(iq(np.ones((1, 4))), full_scale=32768.0))
+    assert refusal.value.reason == "dtype"
