@@ -92,32 +92,65 @@ class Carrier:
 class OfdmDemodulator:
     """Takes OFDM symbols of `carrier` out of samples at `rate_hz` tuned to `center_hz`.
 
-    rate_hz must be a whole multiple of the subcarrier spacing. Entries are scaled so that noise of power P per sample
-    has power P per resource element. Raises ValueError for other rates.
+    rate_hz must be a whole multiple of the subcarrier spacing. cfo_hz: offset of the sender's carrier to take out in
+    time, needed where it is more than a few per cent of the spacing. Resource elements are scaled so that noise of
+    power P per sample has power P per element. Raises ValueError for other rates, and for a carrier wider than what was
+    sampled.
+
+    Windows of `fft` samples are cut out (`windows`) and transformed (`transform`); `coefficients` turn the bins that
+    `bins` names into resource elements. `symbols` does all of it for symbols here and there.
     """
 
-    def __init__(self, carrier: Carrier, rate_hz: float, center_hz: float) -> None:
+    def __init__(self, carrier: Carrier, rate_hz: float, center_hz: float, cfo_hz: float = 0.0) -> None:
         self.carrier = carrier
         self.rate_hz = rate_hz
         self.fft = round(rate_hz / carrier.scs_hz)
         if abs(self.fft * carrier.scs_hz - rate_hz) > 1e-6 * carrier.scs_hz:
             raise ValueError(f"{rate_hz} Hz is no whole multiple of the subcarrier spacing {carrier.scs_hz} Hz")
         shift_scs = (carrier.carrier_hz - center_hz) / carrier.scs_hz
-        self._whole_scs = round(shift_scs)
-        self.residual_hz = (shift_scs - self._whole_scs) * carrier.scs_hz
-        """What is left between the grid and the transform's bins; mixed off in time together with the CFO."""
-        bins = np.arange(carrier.subcarriers) - carrier.subcarriers // 2 + self._whole_scs
-        inside = (bins >= -(self.fft // 2)) & (bins < (self.fft + 1) // 2)
-        if not inside.all():
-            lost = int(np.count_nonzero(~inside))
+        whole_scs = round(shift_scs)
+        grid_hz = (shift_scs - whole_scs) * carrier.scs_hz
+        self._mixed_hz = grid_hz + cfo_hz
+        # Subcarrier k lies in bin k + whole_scs and turns there with the transform; this much is left of the carrier.
+        self._reference_hz = carrier.carrier_hz - whole_scs * carrier.scs_hz
+        bins = np.arange(carrier.subcarriers) - carrier.subcarriers // 2 + whole_scs
+        lost = int(np.count_nonzero((bins < -(self.fft // 2)) | (bins >= (self.fft + 1) // 2)))
+        if lost:
             raise ValueError(f"{lost} subcarriers of the carrier lie outside of the sampled band")
-        self._bins = bins % self.fft
+        self._signed_bins = bins
         self._backoff = int(_CP_SHARE * 144 * self.fft / _TC_PER_FFT)
 
-    def window_starts(self, slot_start: float, slot_in_subframe: int, symbols: Sequence[int]) -> npt.NDArray[np.int64]:
-        """First sample of the transform's window of each of `symbols`; slot_start in samples, may be fractional."""
-        useful = slot_start + self.carrier.symbol_starts_s(slot_in_subframe)[list(symbols)] * self.rate_hz
-        return np.floor(useful).astype(np.int64) - self._backoff
+    def bins(self, subcarriers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where `subcarriers` lie in the transform."""
+        return np.asarray(self._signed_bins[subcarriers] % self.fft)
+
+    def windows(self, slot_in_frame: int, symbols: Sequence[int]) -> npt.NDArray[np.int64]:
+        """First samples of the symbols' windows after the frame's first sample. Shape [len(symbols)]."""
+        return self._window_starts(self._slot_start(slot_in_frame), slot_in_frame, symbols)
+
+    def transform(
+        self, samples: npt.NDArray[np.complex64], starts: npt.NDArray[np.int64], cfo_hz: float = 0.0
+    ) -> npt.NDArray[np.complex64]:
+        """Transforms [A, L, fft] of the windows of samples [A, T] that start at `starts` [L].
+
+        cfo_hz is taken out beside the demodulator's own. Raises ValueError where a window leaves the samples.
+        """
+        if starts.min() < 0 or starts.max() + self.fft > samples.shape[1]:
+            raise ValueError("a symbol lies outside of the samples")
+        windows = np.empty((samples.shape[0], len(starts), self.fft), np.complex64)
+        for index, start in enumerate(starts):
+            windows[:, index] = samples[:, start : start + self.fft]
+        mixed_hz = self._mixed_hz + cfo_hz
+        if mixed_hz != 0.0:
+            windows *= np.exp(-2j * np.pi * mixed_hz / self.rate_hz * np.arange(self.fft)).astype(np.complex64)
+        return np.asarray(scipy.fft.fft(windows, axis=-1, overwrite_x=True))
+
+    def coefficients(
+        self, slot_in_frame: int, symbols: Sequence[int], subcarriers: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.complex64]:
+        """What turns the bins of `subcarriers` in the windows of `symbols` into resource elements. Shape [L, S]."""
+        start = self._slot_start(slot_in_frame)
+        return self._coefficients(start, slot_in_frame, symbols, subcarriers, self._mixed_hz)
 
     def symbols(
         self,
@@ -131,38 +164,50 @@ class OfdmDemodulator:
     ) -> npt.NDArray[np.complex64]:
         """Resource elements [A, len(symbols), S] of samples [A, T], where a slot starts at sample `slot_start`.
 
-        subcarriers [S] picks some; all of the carrier's otherwise. cfo_hz: carrier offset to take out, its phase
-        counted from the slot's start. Raises ValueError where a window leaves the samples.
+        slot_start may be fractional. subcarriers [S] picks some; all of the carrier's otherwise. cfo_hz: offset to take
+        out beside the demodulator's own; phases are counted from the slot's start. Raises ValueError where a window
+        leaves the samples.
         """
-        useful = slot_start + self.carrier.symbol_starts_s(slot_in_subframe)[list(symbols)] * self.rate_hz
-        starts = np.floor(useful).astype(np.int64) - self._backoff
-        if starts.min() < 0 or starts.max() + self.fft > samples.shape[1]:
-            raise ValueError("a symbol lies outside of the samples")
-        windows = np.stack([samples[:, start : start + self.fft] for start in starts], axis=1)
-        offset_hz = cfo_hz + self.residual_hz
-        if offset_hz != 0.0:
-            time = starts[:, None] - slot_start + np.arange(self.fft)
-            windows *= np.exp(-2j * np.pi * offset_hz / self.rate_hz * time).astype(np.complex64)
-        spectrum = scipy.fft.fft(windows, axis=-1, overwrite_x=True)
-        wanted = slice(None) if subcarriers is None else subcarriers
-        grid = spectrum[..., self._bins[wanted]]
-        grid *= self._ramps(useful - starts, slot_in_subframe, symbols, wanted)
-        return np.asarray(grid, np.complex64)
+        if subcarriers is None:
+            subcarriers = np.arange(self.carrier.subcarriers)
+        starts = self._window_starts(slot_start, slot_in_subframe, symbols)
+        spectrum = self.transform(samples, starts, cfo_hz)
+        mixed_hz = self._mixed_hz + cfo_hz
+        coefficients = self._coefficients(slot_start, slot_in_subframe, symbols, subcarriers, mixed_hz)
+        return np.asarray(spectrum[..., self.bins(subcarriers)] * coefficients)
 
-    def _ramps(
+    def _slot_start(self, slot_in_frame: int) -> float:
+        """The slot's start after the frame's, in samples."""
+        subframe, slot = divmod(slot_in_frame, self.carrier.slots_per_subframe)
+        return (subframe * 1e-3 + self.carrier.slot_start_s(slot)) * self.rate_hz
+
+    def _useful(self, slot: int, symbols: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Where the symbols' useful parts start after the slot's start, in samples."""
+        starts_s = self.carrier.symbol_starts_s(slot % self.carrier.slots_per_subframe)
+        return starts_s[list(symbols)] * self.rate_hz
+
+    def _window_starts(self, slot_start: float, slot: int, symbols: Sequence[int]) -> npt.NDArray[np.int64]:
+        useful = np.round(slot_start + self._useful(slot, symbols), 6)  # 1e-6 samples are rounding, no time
+        return np.floor(useful).astype(np.int64) - self._backoff
+
+    def _coefficients(
         self,
-        early: npt.NDArray[np.float64],
-        slot_in_subframe: int,
+        slot_start: float,
+        slot: int,
         symbols: Sequence[int],
-        wanted: slice | npt.NDArray[np.int64],
+        subcarriers: npt.NDArray[np.int64],
+        mixed_hz: float,
     ) -> npt.NDArray[np.complex64]:
-        """What undoes the windows' starts and the transmitter's upconversion. Shape [len(symbols), S].
+        """Ramps over the bins, for windows that start before the useful part, and a turn per symbol.
 
-        The window starts `early` samples before the useful part: a ramp over the bins. The transmitter's carrier starts
-        anew at every symbol, the receiver's runs through (38.211 clause 5.4): a turn per symbol.
+        The sender's carrier starts anew at every symbol, the receiver's runs through (38.211 clause 5.4). What was
+        mixed off started anew at every window.
         """
-        bins = np.where(self._bins >= (self.fft + 1) // 2, self._bins - self.fft, self._bins)[wanted]
-        turns = early[:, None] * bins / self.fft
-        starts_s = self.carrier.symbol_starts_s(slot_in_subframe)[list(symbols)]
-        turns = turns + np.mod(self.carrier.carrier_hz * starts_s, 1.0)[:, None]
-        return np.asarray(np.exp(2j * np.pi * turns) / np.sqrt(self.fft), np.complex64)
+        useful = self._useful(slot, symbols)
+        starts = self._window_starts(slot_start, slot, symbols) - slot_start
+        turns = (useful - starts)[:, None] * self._signed_bins[subcarriers] / self.fft
+        upconversion = np.mod(self._reference_hz / self.rate_hz * useful, 1.0)
+        mixing = -mixed_hz / self.rate_hz * starts
+        return np.asarray(
+            np.exp(2j * np.pi * (turns + (upconversion + mixing)[:, None])) / np.sqrt(self.fft), np.complex64
+        )

@@ -1,0 +1,147 @@
+"""What to do with one slot: which symbols to transform, and which of their bins go to which estimator.
+
+Plans are made once for each slot number in which the reference signals repeat, and then only looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.kernel import kernel
+from ingest.nr.ofdm import Carrier, OfdmDemodulator
+from ingest.nr.pilots import PilotGroup
+
+Complex64 = npt.NDArray[np.complex64]
+
+
+class Reference(Protocol):
+    """A reference signal: DMRS, SRS or CSI-RS as configured."""
+
+    def pilots(self, carrier: Carrier, slot_in_frame: int, frame: int = 0) -> tuple[PilotGroup, ...]:
+        """What the signal puts into a slot; nothing where it is not sent."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Ports of one signal that share elements and are told apart over frequency; those apart over time are others.
+
+    name: of the signal. ports [G]. picks [L]: indices into the plan's symbols. bins [S]: of the transform. coefficients
+    [L, S]: what turns a bin into the received element over what port 0 sent, delays counted from the symbol's start.
+    time_cover [L]: what the symbols are weighted with before each `span` of them are averaged. key: the same for all
+    slots that one estimator follows.
+    """
+
+    name: str
+    ports: tuple[int, ...]
+    picks: npt.NDArray[np.int64]
+    bins: npt.NDArray[np.int64]
+    coefficients: Complex64
+    span: int
+    tones_hz: npt.NDArray[np.float64]
+    covers: npt.NDArray[np.complex128]
+    times_s: npt.NDArray[np.float64]
+    key: tuple[object, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class SlotPlan:
+    """symbols: those to transform, ascending. streams: what to estimate from them."""
+
+    symbols: tuple[int, ...]
+    streams: tuple[Stream, ...]
+
+
+def plan_slot(
+    demodulator: OfdmDemodulator, references: Sequence[tuple[str, Reference]], slot_in_frame: int, frame: int
+) -> SlotPlan:
+    """The plan of a slot in which `references` (name, signal) may be sent."""
+    carrier = demodulator.carrier
+    found = [(name, group) for name, signal in references for group in signal.pilots(carrier, slot_in_frame, frame)]
+    symbols = tuple(sorted({symbol for _, group in found for symbol in group.symbols}))
+    streams: list[Stream] = []
+    for name, group in found:
+        streams += _streams(demodulator, name, group, symbols, slot_in_frame)
+    return SlotPlan(symbols, tuple(streams))
+
+
+def _streams(
+    demodulator: OfdmDemodulator, name: str, group: PilotGroup, symbols: tuple[int, ...], slot_in_frame: int
+) -> list[Stream]:
+    """A stream for each time cover in the group."""
+    first = group.values[0]
+    relative = group.values / first
+    over_time = relative[:, :, 0] / relative[:, :1, 0]
+    over_frequency = relative[:, 0, :]
+    if not np.allclose(relative, over_time[:, :, None] * over_frequency[:, None, :], atol=1e-4):
+        raise ValueError(f"the covers of {name} are no product of one over time and one over frequency")
+    covers, which = np.unique(np.round(over_time, 4), axis=0, return_inverse=True)
+    span = _span(covers)
+    base = demodulator.coefficients(slot_in_frame, group.symbols, group.subcarriers)
+    base = base * (first.conj() / np.abs(first) ** 2)
+    starts_s = demodulator.carrier.symbol_starts_s(slot_in_frame % demodulator.carrier.slots_per_subframe)[
+        list(group.symbols)
+    ]
+    times_s = starts_s.reshape(-1, span).mean(axis=1)
+    tones_hz = demodulator.carrier.tones_hz(group.subcarriers)
+    picks = np.array([symbols.index(symbol) for symbol in group.symbols])
+    streams = []
+    for number, cover in enumerate(covers):
+        members = np.flatnonzero(which.ravel() == number)
+        ports = tuple(group.ports[member] for member in members)
+        # Counted relative to the stream's first port, whose cover goes into the coefficients.
+        lead = over_frequency[members[0]]
+        coefficients = base * (cover[:, None] * lead).conj() / np.abs(lead) ** 2
+        streams.append(
+            Stream(
+                name=name,
+                ports=ports,
+                picks=picks,
+                bins=demodulator.bins(group.subcarriers),
+                coefficients=np.ascontiguousarray(coefficients, np.complex64),
+                span=span,
+                tones_hz=tones_hz,
+                covers=np.asarray(over_frequency[members] / lead, np.complex128),
+                times_s=times_s,
+                key=(name, ports, group.symbols, int(group.subcarriers[0]), len(group.subcarriers)),
+            )
+        )
+    return streams
+
+
+def _span(covers: npt.NDArray[np.complexfloating]) -> int:
+    """Over how many symbols the covers [C, L] are orthogonal: that many are averaged into one."""
+    if len(covers) == 1:
+        return 1
+    symbols = covers.shape[1]
+    for span in (2, 4, 8):
+        if symbols % span == 0:
+            parts = covers.reshape(len(covers), -1, span)
+            products = np.einsum("cps,dps->pcd", parts, parts.conj())
+            if np.allclose(products, span * np.eye(len(covers)), atol=1e-3):
+                return span
+    raise ValueError("the covers over time are not orthogonal")
+
+
+@kernel
+def pick(
+    spectrum: Complex64, picks: npt.NDArray[np.int64], bins: npt.NDArray[np.int64], coefficients: Complex64, span: int
+) -> Complex64:
+    """Received elements over what was sent. spectrum [A, U, N] to [A, L / span, S], spans of symbols averaged."""
+    antennas = spectrum.shape[0]
+    symbols = len(picks) // span
+    received = np.zeros((antennas, symbols, len(bins)), np.complex64)
+    share = np.float32(1.0 / span)
+    for antenna in range(antennas):
+        for symbol in range(symbols):
+            for step in range(span):
+                source = spectrum[antenna, picks[symbol * span + step]]
+                weights = coefficients[symbol * span + step]
+                for pilot in range(len(bins)):
+                    received[antenna, symbol, pilot] += source[bins[pilot]] * weights[pilot] * share
+    return received
