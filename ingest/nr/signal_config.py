@@ -10,8 +10,8 @@ import numpy.typing as npt
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier
 from ingest.nr.pilots import PilotGroup
 
-SLOTS_KEPT = 2048
-"""Slots of pilots kept per kind of signal: a frame of slots for a hundred users."""
+SLOTS_KEPT = 640
+"""Slots of pilots kept per kind of signal: a frame at 30 kHz for 32 users, tens of megabytes at 100 MHz."""
 
 
 def require(fact: bool, otherwise: str) -> None:
