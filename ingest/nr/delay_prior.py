@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.blas import zherk
 
 Complex = npt.NDArray[np.complex128]
 Real = npt.NDArray[np.float64]
@@ -28,6 +29,7 @@ _MAX_SUBSPACE_SHARE = 0.75
 _MEMORY = 96
 """Observations that the running covariance reaches back."""
 
+_SETTLED = 3e-3
 _DOUBTED = 4
 _FLOOR = 1e-7
 _NEGLIGIBLE = 1e-3
@@ -76,7 +78,8 @@ class DelayPrior:
             raise ValueError(f"{self.ports} ports cannot be told apart by {len(tones_hz)} pilots")
         self.subspace: Complex = np.ascontiguousarray(left[:, :rank])
         self._steering: Complex = self.subspace.conj().T @ steering
-        self._covariance: Complex = np.zeros((rank, rank), np.complex128)
+        self._lower: Complex = np.zeros((rank, rank), np.complex128, "F")
+        self._covariance: Complex = self._lower
         self._powers: Real | None = None
         self._noise = 0.0
         self.observations = 0
@@ -88,11 +91,11 @@ class DelayPrior:
             return np.full((self.ports, len(self.delays_s)), 1.0 / (self.ports * len(self.delays_s)))
         return self._powers.reshape(self.ports, -1)
 
-    def observe(self, projected: Complex, noise_power: float) -> None:
+    def observe(self, projected: npt.NDArray[np.complexfloating], noise_power: float) -> None:
         """Take in `projected` [r, n], pilots in the subspace with noise of `noise_power` per entry."""
         weight = max(1.0 / (self.observations + 1), 1.0 / _MEMORY)
-        sample = projected @ projected.conj().T / projected.shape[1]
-        self._covariance = (1.0 - weight) * self._covariance + weight * sample
+        columns = np.asfortranarray(projected, np.complex128)
+        self._lower = zherk(weight / columns.shape[1], columns, 1.0 - weight, self._lower, lower=1, overwrite_c=1)
         self._noise = (1.0 - weight) * self._noise + weight * noise_power
         self.observations += 1
 
@@ -106,18 +109,24 @@ class DelayPrior:
         At a maximum of the likelihood a_i^H C^-1 S C^-1 a_i = a_i^H C^-1 a_i wherever p_i > 0; the powers are
         multiplied by the ratio of the two sides, as in covariance fitting (Stoica et al., SPICE and its LIKES variant).
         """
+        self._covariance = np.tril(self._lower) + np.tril(self._lower, -1).conj().T
         if self._powers is None:
             energy = float(np.trace(self._covariance).real) - self._noise * len(self._covariance)
             energy = max(energy, 1e-3 * self._noise * len(self._covariance))
             self._powers = np.full(self._steering.shape[1], energy / float(np.sum(np.abs(self._steering) ** 2)))
         self._improve(np.arange(len(self._powers)))
-        floor = max(_NEGLIGIBLE * self._noise / self._pilots, 1e-9 * float(self._powers.max()))
-        active = np.flatnonzero(self._powers > floor)
         for _ in range(rounds):
-            self._improve(active)
+            change = self._improve(self._active(_NEGLIGIBLE * self._noise))
+            if change < _SETTLED:
+                break
 
-    def _improve(self, active: npt.NDArray[np.int64]) -> None:
-        """One round of the fixed point over the delays `active`; the others add nothing worth counting."""
+    def _active(self, floor: float) -> npt.NDArray[np.int64]:
+        """The delays whose power over all pilots exceeds `floor`."""
+        powers = self.powers.ravel()
+        return np.flatnonzero(powers > max(floor / self._pilots, 1e-9 * float(powers.max())))
+
+    def _improve(self, active: npt.NDArray[np.int64]) -> float:
+        """One round of the fixed point over the delays `active`; by what share of the power it changed them."""
         assert self._powers is not None
         steering = self._steering[:, active]
         covariance = (steering * self._powers[active]) @ steering.conj().T
@@ -125,12 +134,27 @@ class DelayPrior:
         whitened = np.linalg.solve(covariance, steering)
         found = np.sum(whitened.conj() * (self._covariance @ whitened), axis=0).real
         expected = np.sum(steering.conj() * whitened, axis=0).real
-        powers = self._powers[active] * np.maximum(found, 0.0) / np.maximum(expected, 1e-300)
-        self._powers[active] = np.maximum(powers, _FLOOR * float(self._powers.mean()))
+        before = self._powers[active]
+        powers = np.maximum(
+            before * np.maximum(found, 0.0) / np.maximum(expected, 1e-300), _FLOOR * float(self._powers.mean())
+        )
+        self._powers[active] = powers
+        return float(np.sum(np.abs(powers - before)) / np.sum(powers))
 
-    def covariance(self) -> Complex:
-        """A diag(p) A^H, the prior covariance in the subspace. Shape [r, r]."""
-        return np.asarray((self._steering * self.powers.ravel()) @ self._steering.conj().T)
+    def modes(self, floor: float) -> tuple[Real, Complex]:
+        """Eigenvalues above `floor` [q], ascending, and eigenvectors [r, q] of the prior covariance; one at least."""
+        active = self._active(1e-3 * floor)
+        root = self._steering[:, active] * np.sqrt(self.powers.ravel()[active])
+        if root.shape[1] < root.shape[0]:
+            squares, right = np.linalg.eigh(root.conj().T @ root)
+            kept = squares > max(floor, 1e-12 * float(squares[-1]))
+            kept[-1] = True
+            variances = np.maximum(squares[kept], 1e-300)
+            return variances, np.asarray(root @ right[:, kept] / np.sqrt(variances))
+        variances, vectors = np.linalg.eigh(root @ root.conj().T)
+        kept = variances > max(floor, 1e-12 * float(variances[-1]))
+        kept[-1] = True
+        return np.maximum(variances[kept], 1e-300), np.asarray(vectors[:, kept])
 
     def cross_covariance(self, port: int, tones_hz: Real) -> Complex:
         """Prior covariance between the port's channel on tones_hz [O] and the subspace. Shape [O, r]."""

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from ingest.kernel import kernel
+
 SYMBOLS_PER_SLOT = 14
 """With the normal cyclic prefix, the only one handled (the extended one exists at 60 kHz alone)."""
 
@@ -22,6 +24,7 @@ MAX_PRBS = 275
 _TC_PER_FFT = 2048
 """38.211 counts cyclic prefixes for a transform of 2048: 144 samples each, 16 x 2^mu more each half subframe."""
 
+_MAX_WEIGHTS = 64
 _CP_SHARE = 0.5
 """The transform's window starts this share of a cyclic prefix early: timing may err that much either way."""
 
@@ -89,6 +92,37 @@ class Carrier:
         return begins * unit_s, (begins + prefixes) * unit_s
 
 
+@kernel
+def _fold(
+    samples: npt.NDArray[np.complex64],
+    starts: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.complex64],
+    windows: npt.NDArray[np.complex64],
+) -> None:
+    """windows [A, L, R, n] = sum over parts p of samples [A, T] from start + p n on, times weights [R, parts, n]."""
+    residues, parts, length = weights.shape
+    for antenna in range(samples.shape[0]):
+        for window in range(len(starts)):
+            for residue in range(residues):
+                folded = windows[antenna, window, residue]
+                for part in range(parts):
+                    first = starts[window] + part * length
+                    source = samples[antenna, first : first + length]
+                    weight = weights[residue, part]
+                    plain = weight[0] == 1.0 and weight[1] == 1.0  # of an exponential: so are all
+                    if part == 0 and plain:
+                        folded[:] = source
+                    elif part == 0:
+                        for index in range(length):
+                            folded[index] = source[index] * weight[index]
+                    elif plain:
+                        for index in range(length):
+                            folded[index] += source[index]
+                    else:
+                        for index in range(length):
+                            folded[index] += source[index] * weight[index]
+
+
 class OfdmDemodulator:
     """Takes OFDM symbols of `carrier` out of samples at `rate_hz` tuned to `center_hz`.
 
@@ -118,6 +152,7 @@ class OfdmDemodulator:
         if lost:
             raise ValueError(f"{lost} subcarriers of the carrier lie outside of the sampled band")
         self._signed_bins = bins
+        self._weights: dict[tuple[float, tuple[int, ...] | None], npt.NDArray[np.complex64]] = {}
         self._backoff = int(_CP_SHARE * 144 * self.fft / _TC_PER_FFT)
 
     def bins(self, subcarriers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -129,21 +164,41 @@ class OfdmDemodulator:
         return self._window_starts(self._slot_start(slot_in_frame), slot_in_frame, symbols)
 
     def transform(
-        self, samples: npt.NDArray[np.complex64], starts: npt.NDArray[np.int64], cfo_hz: float = 0.0
+        self,
+        samples: npt.NDArray[np.complex64],
+        starts: npt.NDArray[np.int64],
+        cfo_hz: float = 0.0,
+        residues: tuple[int, ...] | None = None,
     ) -> npt.NDArray[np.complex64]:
-        """Transforms [A, L, fft] of the windows of samples [A, T] that start at `starts` [L].
+        """Transforms [A, L, bins] of the windows of samples [A, T] that start at `starts` [L].
 
-        cfo_hz is taken out beside the demodulator's own. Raises ValueError where a window leaves the samples.
+        cfo_hz is taken out beside the demodulator's own. residues: where only bins of these remainders modulo two are
+        wanted, windows are folded and transformed at half the length: bin 2m + residues[r] is then at r * fft / 2 + m.
+        Raises ValueError where a window leaves the samples.
         """
         if starts.min() < 0 or starts.max() + self.fft > samples.shape[1]:
             raise ValueError("a symbol lies outside of the samples")
-        windows = np.empty((samples.shape[0], len(starts), self.fft), np.complex64)
-        for index, start in enumerate(starts):
-            windows[:, index] = samples[:, start : start + self.fft]
-        mixed_hz = self._mixed_hz + cfo_hz
-        if mixed_hz != 0.0:
-            windows *= np.exp(-2j * np.pi * mixed_hz / self.rate_hz * np.arange(self.fft)).astype(np.complex64)
-        return np.asarray(scipy.fft.fft(windows, axis=-1, overwrite_x=True))
+        weights = self._fold_weights(self._mixed_hz + cfo_hz, residues)
+        windows = np.empty((samples.shape[0], len(starts), *weights.shape[::2]), np.complex64)
+        _fold(samples, starts, weights, windows)
+        spectrum = scipy.fft.fft(windows, axis=-1, overwrite_x=True)
+        return np.asarray(spectrum.reshape(samples.shape[0], len(starts), -1))
+
+    def _fold_weights(self, mixed_hz: float, residues: tuple[int, ...] | None) -> npt.NDArray[np.complex64]:
+        """What the halves (or the whole) of a window are weighted with before they are added. Shape [R, parts, n]."""
+        key = (mixed_hz, residues)
+        if key not in self._weights:
+            time = np.arange(self.fft)
+            mixing = np.exp(-2j * np.pi * mixed_hz / self.rate_hz * time)
+            if residues is None:
+                weights = mixing[None, None]
+            else:
+                lines = np.exp(-2j * np.pi * np.outer(residues, time) / self.fft) * mixing
+                weights = lines.reshape(len(residues), 2, self.fft // 2)
+            if len(self._weights) > _MAX_WEIGHTS:
+                self._weights.clear()
+            self._weights[key] = np.ascontiguousarray(weights, np.complex64)
+        return self._weights[key]
 
     def coefficients(
         self, slot_in_frame: int, symbols: Sequence[int], subcarriers: npt.NDArray[np.int64]

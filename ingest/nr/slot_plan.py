@@ -51,9 +51,14 @@ class Stream:
 
 @dataclass(frozen=True, eq=False)
 class SlotPlan:
-    """symbols: those to transform, ascending. streams: what to estimate from them."""
+    """symbols: those to transform, ascending; windows: where theirs start in the frame. streams: what is in them.
+
+    residues: of the bins modulo two, where one half of the transform is enough; None where all of it is needed.
+    """
 
     symbols: tuple[int, ...]
+    residues: tuple[int, ...] | None
+    windows: npt.NDArray[np.int64]
     streams: tuple[Stream, ...]
 
 
@@ -64,14 +69,34 @@ def plan_slot(
     carrier = demodulator.carrier
     found = [(name, group) for name, signal in references for group in signal.pilots(carrier, slot_in_frame, frame)]
     symbols = tuple(sorted({symbol for _, group in found for symbol in group.symbols}))
+    residues = _residues(demodulator, [group for _, group in found])
     streams: list[Stream] = []
     for name, group in found:
-        streams += _streams(demodulator, name, group, symbols, slot_in_frame)
-    return SlotPlan(symbols, tuple(streams))
+        streams += _streams(demodulator, name, group, symbols, slot_in_frame, residues)
+    return SlotPlan(symbols, residues, demodulator.windows(slot_in_frame, symbols), tuple(streams))
+
+
+def _residues(demodulator: OfdmDemodulator, groups: list[PilotGroup]) -> tuple[int, ...] | None:
+    """Remainders modulo two of all bins, where every group keeps to one of them; a transform of half the length each.
+
+    Both halves together cost no more than the whole.
+    """
+    found: set[int] = set()
+    for group in groups:
+        remainders = set((demodulator.bins(group.subcarriers) % 2).tolist())
+        if len(remainders) > 1 or demodulator.fft % 2:
+            return None
+        found |= remainders
+    return tuple(sorted(found)) if found else None
 
 
 def _streams(
-    demodulator: OfdmDemodulator, name: str, group: PilotGroup, symbols: tuple[int, ...], slot_in_frame: int
+    demodulator: OfdmDemodulator,
+    name: str,
+    group: PilotGroup,
+    symbols: tuple[int, ...],
+    slot_in_frame: int,
+    residues: tuple[int, ...] | None,
 ) -> list[Stream]:
     """A stream for each time cover in the group."""
     first = group.values[0]
@@ -90,6 +115,9 @@ def _streams(
     times_s = starts_s.reshape(-1, span).mean(axis=1)
     tones_hz = demodulator.carrier.tones_hz(group.subcarriers)
     picks = np.array([symbols.index(symbol) for symbol in group.symbols])
+    bins = demodulator.bins(group.subcarriers)
+    if residues is not None:
+        bins = residues.index(int(bins[0] % 2)) * (demodulator.fft // 2) + bins // 2
     streams = []
     for number, cover in enumerate(covers):
         members = np.flatnonzero(which.ravel() == number)
@@ -102,7 +130,7 @@ def _streams(
                 name=name,
                 ports=ports,
                 picks=picks,
-                bins=demodulator.bins(group.subcarriers),
+                bins=bins,
                 coefficients=np.ascontiguousarray(coefficients, np.complex64),
                 span=span,
                 tones_hz=tones_hz,
