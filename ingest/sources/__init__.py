@@ -1,120 +1,64 @@
 """Where messages come from. `open_source(uri)` opens any of them.
 
-file path or `file://`: SigMF, raw IQ, Intel 5300 CSI log or journal, told apart by suffix, then by content;
-`zmq+tcp://…`, `zmq+ipc://…`: a live ZeroMQ stream.
+file path or `file://`: SigMF, raw IQ, CSI logs, channel data sets, arrays or a journal, told apart by suffix, then by
+content (docs/sources.md);
+`zmq+tcp://…`, `zmq+ipc://…`, `gnuradio+tcp://…`, `srsran+tcp://…`: live streams.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from urllib.parse import unquote
 
-from ingest.errors import InputRefused, UsageRefused
-from ingest.mcap_file import MAGIC
+from ingest.errors import UsageRefused
 from ingest.sources.base import Source, SourceInfo
 from ingest.sources.csi_log import IntelCsiSource
-from ingest.sources.iq_file import FORMATS, SUFFIXES, IqFileSource, open_raw_iq
+from ingest.sources.files import open_file
+from ingest.sources.iq_file import IDLE_S, IqFileSource
 from ingest.sources.journal import JournalSource
-from ingest.sources.sigmf import open_sigmf
+from ingest.sources.live import LiveSource
+from ingest.sources.sigmf import Asked
+from ingest.sources.streams import open_stream
 from ingest.sources.zmq_stream import ZmqSource
+from ingest.stream_uri import STREAMS, is_stream
 
 __all__ = [
     "IntelCsiSource",
     "IqFileSource",
     "JournalSource",
+    "LiveSource",
     "Source",
     "SourceInfo",
     "ZmqSource",
     "open_source",
 ]
 
-_KINDS = ("sigmf", "intel5300", "journal", *FORMATS)
-_FORMAT_OPTION = f"--format {'|'.join(_KINDS)}"
-_SIGMF_BUNDLES = {".sigmf": "a SigMF archive", ".sigmf-collection": "a SigMF collection"}
-_SIGMF_MEND = "unpack it, as with tar, and name one recording's .sigmf-meta"
-_INTEL_CODES = (0xBB, 0xC1)
-"""Record codes of the Linux 802.11n CSI Tool: a beamforming report, a received packet."""
-
 
 def open_source(
-    uri: str, *, format_name: str | None = None, rate_hz: float | None = None, center_hz: float | None = None
+    uri: str,
+    *,
+    format_name: str | None = None,
+    rate_hz: float | None = None,
+    center_hz: float | None = None,
+    follow: bool = False,
+    idle_s: float = IDLE_S,
 ) -> Source:
-    """The source that `uri` names.
+    """The source that `uri` names; options of a file stand behind a `?`.
 
-    format_name: `sigmf`, `intel5300`, `journal` or a raw sample format, where the suffix does not tell. rate_hz and
-    center_hz belong to raw IQ files, which do not hold them. Raises `UsageRefused` or `InputRefused`.
+    format_name: one of `files.KINDS`, where neither suffix nor contents tell. rate_hz and center_hz belong to IQ whose
+    file does not hold them; one that does must not be contradicted. follow: read a raw or SigMF file while it is
+    written, until it has not grown for `idle_s`. Raises `UsageRefused` or `InputRefused`.
     """
-    if uri.startswith("zmq+"):
-        return ZmqSource(uri)
-    if format_name not in (None, *_KINDS):
-        raise UsageRefused(f"unknown format '{format_name}'", where=uri, mend=_FORMAT_OPTION)
-    path = _path(uri)
-    kind = format_name or _kind_by_suffix(path)
-    if kind == "sigmf":
-        return open_sigmf(path)
-    _check_file(path)
-    kind = kind or _kind_by_content(path)
-    if kind == "journal":
-        return JournalSource(path)
-    if kind == "intel5300":
-        return IntelCsiSource(path)
-    if kind in FORMATS:
-        return open_raw_iq(path, format_name=kind, rate_hz=rate_hz, center_hz=center_hz)
-    raise InputRefused("unknown format", where=str(path), mend=_FORMAT_OPTION)
+    if is_stream(uri):
+        return open_stream(uri, rate_hz=rate_hz, center_hz=center_hz)
+    asked = Asked(rate_hz, center_hz, follow, idle_s)
+    return open_file(_name(uri), format_name, asked)
 
 
-def _path(uri: str) -> Path:
-    """The file that a path or a `file://` URI names."""
+def _name(uri: str) -> str:
+    """The file that a path or a `file://` URI names, with its options."""
     if uri.startswith("file://"):
-        return Path(unquote("/" + uri.removeprefix("file://").removeprefix("localhost").lstrip("/")))
+        return unquote("/" + uri.removeprefix("file://").removeprefix("localhost").lstrip("/"))
     if "://" in uri:
-        raise UsageRefused("unknown kind of source", where=uri, mend="a file, zmq+tcp://… or zmq+ipc://…")
-    return Path(uri)
-
-
-def _kind_by_suffix(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if suffix in (".sigmf-meta", ".sigmf-data"):
-        return "sigmf"
-    if suffix == ".mcap":
-        return "journal"
-    return SUFFIXES.get(suffix, "")
-
-
-def _kind_by_content(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            head = file.read(1 << 16)
-    except OSError as error:
-        raise InputRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if head.startswith(MAGIC):
-        return "journal"
-    return "intel5300" if _looks_like_intel_log(head) else ""
-
-
-def _looks_like_intel_log(head: bytes) -> bool:
-    """Whether `head` is a row of records: big-endian length, code byte, payload."""
-    offset = 0
-    for _ in range(4):
-        if offset + 3 > len(head):
-            break
-        length = int.from_bytes(head[offset : offset + 2])
-        if head[offset + 2] not in _INTEL_CODES or length < 2:
-            return False
-        offset += 2 + length
-    return offset > 0
-
-
-def _check_file(path: Path) -> None:
-    """Refuse what is no file with bytes in it."""
-    if os.path.isdir(path):
-        raise InputRefused("is a directory", where=str(path), mend="name a file in it")
-    if not os.path.exists(path):
-        raise InputRefused("no such file", where=str(path))
-    if not os.path.isfile(path):
-        raise InputRefused("is not a regular file", where=str(path), mend="store the samples in a file first")
-    if os.path.getsize(path) == 0:
-        raise InputRefused("is empty", where=str(path), mend="give a capture with samples in it")
-    if path.suffix.lower() in _SIGMF_BUNDLES:
-        raise InputRefused(f"is {_SIGMF_BUNDLES[path.suffix.lower()]}", where=str(path), mend=_SIGMF_MEND)
+        mend = f"a file, or {', '.join(STREAMS)} before tcp:// or ipc://"
+        raise UsageRefused("unknown kind of source", where=uri, mend=mend)
+    return uri

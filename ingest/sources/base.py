@@ -11,8 +11,21 @@ from ingest.messages import Message
 
 
 @dataclass(frozen=True)
+class Annotation:
+    """What a recording says of some of its samples: `count` samples from `first_sample` on, None to the end."""
+
+    first_sample: int
+    count: int | None = None
+    label: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source before its first message; None where it does not apply."""
+    """What is known of a source before its first message; None where it does not apply.
+
+    start: when the first sample was taken, as the recording writes it. annotations: what the recording says of itself.
+    """
 
     format: str
     where: str
@@ -20,14 +33,16 @@ class SourceInfo:
     rate_hz: float | None = None
     center_hz: float | None = None
     samples: int | None = None
+    start: str | None = None
+    annotations: tuple[Annotation, ...] = ()
 
 
 @dataclass
 class Source(ABC):
     """An iterable of messages in the order of their time.
 
-    `rejected` counts by reason what could not be passed on, `gaps` the samples or messages known to be missing.
-    Both are complete when iteration has ended.
+    `rejected` counts by reason what could not be passed on, `gaps` the messages known to be missing; samples that are
+    missing show in the blocks' `first_sample`, where the receiver counts them. All are complete when iteration ends.
     """
 
     info: SourceInfo

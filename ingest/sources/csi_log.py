@@ -21,10 +21,8 @@ import numpy.typing as npt
 from ingest.errors import InputRefused, TwinbeamError
 from ingest.messages import ChannelFrame, no_array
 from ingest.sources.base import Source, SourceInfo
+from ingest.sources.wifi import TONES_20_MHZ, TONES_40_MHZ
 
-# IEEE 802.11n-2009 table 7-25f: the 30 subcarriers that Ng = 2 (20 MHz) and Ng = 4 (40 MHz) grouping report.
-TONES_20_MHZ = np.r_[np.arange(-28, -1, 2), -1, np.arange(1, 28, 2), 28] * 312.5e3
-TONES_40_MHZ = np.arange(-58, 59, 4) * 312.5e3
 _RATE_40_MHZ = 0x800
 """Bit of Intel's `rate_n_flags` that tells a 40 MHz packet."""
 

@@ -1,63 +1,39 @@
-"""Raw IQ in a file: headerless interleaved samples, and what SigMF says about such a file.
+"""IQ in files, as blocks: raw files with or without a side-car, and what other containers say of their samples.
 
-A file is mapped, not loaded: a capture of any length streams through in blocks of constant size.
+A side-car is a JSON or TOML file beside the samples, `capture.dat.json` for `capture.dat`; docs/sources.md lists its
+keys. UHD's `rx_samples_to_file` writes one file a channel when it is given several: `capture.00.dat, capture.01.dat, …`
+for `capture.dat`. They are read as coherent antennas of one capture.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ingest.errors import InputRefused, UsageRefused
 from ingest.messages import IqBlock
-from ingest.sources.base import Source, SourceInfo
+from ingest.sources.base import Annotation, Source, SourceInfo
+from ingest.sources.samples import FORMATS, SUFFIXES, InterleavedFile, SampleFormat, SampleReader, SideBySide
+from ingest.sources.side_car import SideCar, find_side_car
+
+__all__ = ["FORMATS", "SUFFIXES", "IqFileSource", "SampleFormat", "Segment", "open_raw_iq"]
+
+Value = TypeVar("Value", str, float)
 
 BLOCK_S = 20e-3
 """Length of a block: one default SSB period (38.213 clause 4.1), so that every block can hold an SSB."""
-
-
-@dataclass(frozen=True)
-class SampleFormat:
-    """How one complex sample lies in a file: the dtype of one component and what a full-scale value counts."""
-
-    name: str
-    component: str
-    full_scale: float
-
-    @property
-    def sample_bytes(self) -> int:
-        return 2 * np.dtype(self.component).itemsize
-
-    def to_complex64(self, components: npt.NDArray[np.generic]) -> npt.NDArray[np.complex64]:
-        """[..., 2 components] as complex64 of the same leading shape, full scale being 1."""
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is infinite, which the caller rejects
-            pairs = components.astype(np.float32) / np.float32(self.full_scale)
-        return pairs.view(np.complex64)[..., 0]
-
-
-FORMATS: dict[str, SampleFormat] = {
-    "cf32": SampleFormat("cf32", "<f4", 1.0),
-    "cf64": SampleFormat("cf64", "<f8", 1.0),
-    "sc16": SampleFormat("sc16", "<i2", 32768.0),
-    "sc8": SampleFormat("sc8", "i1", 128.0),
-}
-
-SUFFIXES: dict[str, str] = {
-    ".cf32": "cf32",
-    ".fc32": "cf32",
-    ".cfile": "cf32",
-    ".cf64": "cf64",
-    ".fc64": "cf64",
-    ".sc16": "sc16",
-    ".cs16": "sc16",
-    ".ci16": "sc16",
-    ".sc8": "sc8",
-    ".cs8": "sc8",
-}
+_MAX_BLOCK_BYTES = 60 << 20
+"""A block of many antennas is cut shorter, so that it fits into a message."""
+_POLL_S = 0.02
+IDLE_S = 5.0
+"""A followed file that did not grow for so long is at its end."""
 
 
 @dataclass(frozen=True)
@@ -74,97 +50,199 @@ class Segment:
 
 
 class IqFileSource(Source):
-    """Yields an `IqBlock` for every `BLOCK_S` of an interleaved sample file; blocks with NaN are rejected."""
+    """Yields an `IqBlock` for every `BLOCK_S` of what `reader` reads; blocks with NaN are rejected and counted.
+
+    follow: the file is still being written. Blocks come as they fill up; when it has not grown for `idle_s`, what is
+    left comes as a shorter block, a cut last sample is counted as `truncated_end`, and the source ends.
+    """
 
     def __init__(
         self,
-        path: Path,
-        sample_format: SampleFormat,
-        rate_hz: float,
+        reader: SampleReader,
         segments: tuple[Segment, ...],
+        info: SourceInfo,
         *,
-        antennas: int = 1,
-        container: str = "raw-iq",
+        follow: bool = False,
+        idle_s: float = IDLE_S,
     ) -> None:
-        self._data = _map_samples(path, sample_format, antennas)
-        super().__init__(
-            SourceInfo(
-                format=f"{container}/{sample_format.name}",
-                where=str(path),
-                antennas=antennas,
-                rate_hz=rate_hz,
-                center_hz=segments[0].center_hz,
-                samples=self._data.shape[0],
-            )
-        )
-        self._sample_format = sample_format
-        self._rate_hz = rate_hz
-        self._segments = segments
+        super().__init__(info)
+        assert info.rate_hz is not None
+        self.segments = segments
+        self._reader = reader
+        self._rate_hz = info.rate_hz
+        self._follow = follow
+        self._idle_s = idle_s
+        self._closed = threading.Event()
 
     def __iter__(self) -> Iterator[IqBlock]:
-        block = max(1, round(BLOCK_S * self._rate_hz))
-        total = self._data.shape[0]
-        ends = [segment.first_sample for segment in self._segments[1:]] + [total]
+        try:
+            yield from self._blocks()
+        finally:
+            self._reader.close()
+
+    def _blocks(self) -> Iterator[IqBlock]:
+        most = _MAX_BLOCK_BYTES // (8 * self._reader.channels)
+        length = max(1, min(round(BLOCK_S * self._rate_hz), most))
         seq = 0
-        for segment, end in zip(self._segments, ends, strict=True):
-            for start in range(segment.first_sample, end, block):
-                number = start + segment.lost_before
-                samples = self._sample_format.to_complex64(self._data[start : min(start + block, end)])
-                if not np.isfinite(samples).all():
-                    self.rejected["non_finite"] += 1
-                    continue
-                yield IqBlock(
-                    source="file",
-                    epoch=0,
-                    seq=seq,
-                    t_ns=round(number / self._rate_hz * 1e9),
-                    rate_hz=self._rate_hz,
-                    center_hz=segment.center_hz,
-                    first_sample=number,
-                    samples=np.ascontiguousarray(samples.T),
-                )
-                seq += 1
+        for segment, start, count in self._places(length):
+            samples = np.empty((self._reader.channels, count), np.complex64)
+            if not self._reader.fill(start, samples):
+                self.rejected["non_finite"] += 1
+                continue
+            number = start + segment.lost_before
+            yield IqBlock(
+                source="file",
+                epoch=0,
+                seq=seq,
+                t_ns=round(number / self._rate_hz * 1e9),
+                rate_hz=self._rate_hz,
+                center_hz=segment.center_hz,
+                first_sample=number,
+                samples=samples,
+            )
+            seq += 1
+
+    def _places(self, length: int) -> Iterator[tuple[Segment, int, int]]:
+        """Segment, first sample and number of samples of every block, as soon as the file has them."""
+        ends: list[int | None] = [segment.first_sample for segment in self.segments[1:]]
+        for segment, end in zip(self.segments, [*ends, None], strict=True):
+            start = segment.first_sample
+            while not self._closed.is_set():
+                whole = start + length if end is None else min(start + length, end)
+                if self._reader.samples < whole:
+                    self._wait_for(whole)
+                stop = min(whole, self._reader.samples)
+                if stop <= start:
+                    break
+                yield segment, start, stop - start
+                start = stop
+        if self._follow and self._reader.partial_bytes:
+            self.rejected["truncated_end"] += 1
+
+    def _wait_for(self, samples: int) -> None:
+        """Until the file has so many samples, or has not grown for `idle_s`."""
+        waited_s = 0.0
+        while self._follow and waited_s < self._idle_s and not self._closed.is_set():
+            before = self._reader.samples
+            if self._reader.refresh() >= samples:
+                return
+            waited_s = 0.0 if self._reader.samples > before else waited_s + _POLL_S
+            self._closed.wait(_POLL_S)
+
+    def close(self) -> None:
+        self._closed.set()
 
 
-def open_raw_iq(path: Path, *, format_name: str | None, rate_hz: float | None, center_hz: float | None) -> Source:
-    """A headerless IQ file; its rate and centre frequency must be told, its format too unless the suffix tells it."""
-    name = format_name or SUFFIXES.get(path.suffix.lower(), "")
+def iq_info(
+    form: str, where: str, reader: SampleReader, rate_hz: float, segments: tuple[Segment, ...], **more: Any
+) -> SourceInfo:
+    """What is told of IQ before it is read. more: `start` and `annotations`."""
+    return SourceInfo(
+        format=form,
+        where=where,
+        antennas=reader.channels,
+        rate_hz=rate_hz,
+        center_hz=segments[0].center_hz,
+        samples=reader.samples,
+        **more,
+    )
+
+
+def open_raw_iq(
+    path: Path,
+    *,
+    format_name: str | None,
+    rate_hz: float | None,
+    center_hz: float | None,
+    follow: bool = False,
+    idle_s: float = IDLE_S,
+) -> Source:
+    """A headerless IQ file, or the files of several channels that UHD wrote for it.
+
+    Rate, centre frequency and, unless the suffix tells it, the format must be told by its side-car or by the caller.
+    """
+    files = channel_files(path) or (path,)
+    car = find_side_car(path) or SideCar()
+    where = str(path)
+    name = _agreed("--format", format_name, car.format, where) or SUFFIXES.get(path.suffix.lower(), "")
     if name not in FORMATS:
         raise UsageRefused(
-            f"unknown sample format {name or path.suffix!r}",
-            where=str(path),
-            mend=f"--format {'|'.join(FORMATS)}",
+            f"unknown sample format {name or path.suffix!r}", where=where, mend=f"--format {'|'.join(FORMATS)}"
         )
-    for option, value in (("--rate-hz", rate_hz), ("--center-hz", center_hz)):
-        if value is None:
-            raise UsageRefused(f"a raw IQ file needs {option}", where=str(path), mend=f"add {option} 46.08e6, say")
-    assert rate_hz is not None
-    assert center_hz is not None
-    check_rate_and_center(rate_hz, center_hz, where=str(path))
-    return IqFileSource(path, FORMATS[name], rate_hz, (Segment(0, center_hz),))
+    rate = _needed("--rate-hz", _agreed("--rate-hz", rate_hz, car.rate_hz, where), where)
+    center = _needed("--center-hz", _agreed("--center-hz", center_hz, car.center_hz, where), where)
+    check_rate_and_center(rate, center, where=where, told=rate_hz is not None or center_hz is not None)
+    readers = tuple(InterleavedFile(file, FORMATS[name], car.channels, growing=follow) for file in files)
+    reader = readers[0] if len(readers) == 1 else SideBySide(readers)
+    if not follow and len({each.samples for each in readers}) > 1:
+        raise InputRefused("its channels' files differ in length", where=where, mend="record them together")
+    segments = _segments(car, center, None if follow else reader.samples, where)
+    info = iq_info(f"raw-iq/{name}", where, reader, rate, segments, start=car.start, annotations=_gap_notes(segments))
+    return IqFileSource(reader, segments, info, follow=follow, idle_s=idle_s)
 
 
-def check_rate_and_center(rate_hz: float, center_hz: float, *, where: str) -> None:
-    """Refuse rates and frequencies that no radio has, NaN among them."""
+def channel_files(path: Path) -> tuple[Path, ...]:
+    """UHD's files of several channels for the name that it was given: `a.00.dat, a.01.dat, …` for `a.dat`."""
+    found: list[Path] = []
+    with suppress(OSError, ValueError):
+        while not path.exists() and (file := path.with_suffix(f".{len(found):02d}{path.suffix}")).is_file():
+            found.append(file)
+    return tuple(found)
+
+
+def check_rate_and_center(rate_hz: float, center_hz: float, *, where: str, told: bool = False) -> None:
+    """Refuse rates and frequencies that no radio has, NaN among them. told: by the user, whose usage is refused."""
+    refused = UsageRefused if told else InputRefused
     if not 1.0 <= rate_hz <= 1e10:
-        raise InputRefused(f"sample rate {rate_hz} Hz", where=where, mend="a finite rate in hertz, as 46.08e6")
+        raise refused(f"sample rate {rate_hz} Hz", where=where, mend="a finite rate in hertz, as 46.08e6")
     if not 0.0 <= center_hz <= 1e12:
-        raise InputRefused(f"centre frequency {center_hz} Hz", where=where, mend="a finite frequency in hertz")
+        raise refused(f"centre frequency {center_hz} Hz", where=where, mend="a finite frequency in hertz")
 
 
-def _map_samples(path: Path, sample_format: SampleFormat, antennas: int) -> npt.NDArray[np.generic]:
-    """The file as a read-only map [samples, antennas, 2]; refused when empty or cut inside a sample."""
-    try:
-        size = path.stat().st_size
-        if size == 0:
-            raise InputRefused("is empty", where=str(path), mend="give a capture with samples in it")
-        frame_bytes = sample_format.sample_bytes * antennas
-        if size % frame_bytes:
-            raise InputRefused(
-                f"{size} bytes are no whole number of {sample_format.name} samples of {antennas} channel(s)",
-                where=str(path),
-                mend="the file is truncated or of another format",
-            )
-        return np.memmap(path, sample_format.component, "r", shape=(size // frame_bytes, antennas, 2))
-    except OSError as error:
-        raise InputRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
+def refuse_contradiction(option: str, told: float | None, stands: float | None, *, where: str) -> None:
+    """What the user says of a file that says it itself must be the same, to a millionth."""
+    if told is not None and (stands is None or not abs(told - stands) <= 1e-6 * abs(stands)):
+        says = "does not know it" if stands is None else f"says {stands:g}"
+        raise UsageRefused(f"{option} {told:g}, but the file {says}", where=where, mend=f"leave {option} out")
+
+
+def _agreed(option: str, told: Value | None, stands: Value | None, where: str) -> Value | None:
+    """What the user told or the side-car says; refused where they differ."""
+    if told is not None and stands is not None and told != stands:
+        raise UsageRefused(
+            f"{option} {told}, but its side-car says {stands}", where=where, mend=f"leave {option} out, or mend it"
+        )
+    return stands if told is None else told
+
+
+def _needed(option: str, value: float | None, where: str) -> float:
+    if value is None:
+        raise UsageRefused(
+            f"a raw IQ file needs {option}",
+            where=where,
+            mend=f"add {option} 46.08e6, say, or a side-car {Path(where).name}.json",
+        )
+    return value
+
+
+def _segments(car: SideCar, center_hz: float, samples: int | None, where: str) -> tuple[Segment, ...]:
+    """The runs between the gaps that a side-car tells of."""
+    segments = [Segment(0, center_hz)]
+    for at, missing in car.gaps:
+        if samples is not None and at >= samples:
+            raise InputRefused(f"its side-car has a gap at sample {at}, it has {samples}", where=where)
+        lost = segments[-1].lost_before + missing
+        if at == 0:
+            segments = [Segment(0, center_hz, lost)]
+        else:
+            segments.append(Segment(at, center_hz, lost))
+    return tuple(segments)
+
+
+def _gap_notes(segments: tuple[Segment, ...]) -> tuple[Annotation, ...]:
+    """A note at every gap: [before, after]."""
+    pairs = pairwise(segments)
+    return tuple(
+        Annotation(after.first_sample, 0, "gap", f"{after.lost_before - before.lost_before} samples missing")
+        for before, after in pairs
+    )

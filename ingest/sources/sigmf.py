@@ -1,173 +1,207 @@
-"""SigMF recordings: a `.sigmf-meta` beside a `.sigmf-data`.
+"""SigMF: recordings, collections of recordings that were made together, and archives of them.
 
 The schema is checked by the `sigmf` package. What it lets pass is checked here: NaN rates, data files outside the
-recording's folder, data that is shorter than its metadata says, checksums.
+recording's folder, data that is shorter than its metadata says, checksums, channels that do not belong together. An
+archive is read where it lies: nothing of it is unpacked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from ingest.errors import InputRefused
-from ingest.sources.base import Source
-from ingest.sources.iq_file import FORMATS, IqFileSource, SampleFormat, Segment, check_rate_and_center
+from ingest.sources.base import Annotation, Source
+from ingest.sources.iq_file import (
+    IDLE_S,
+    IqFileSource,
+    Segment,
+    check_rate_and_center,
+    iq_info,
+    refuse_contradiction,
+)
+from ingest.sources.oai import OaiGridSource, is_frequency_domain
+from ingest.sources.samples import FORMATS, InterleavedFile, SampleFormat, SampleReader, SideBySide
+from ingest.sources.sigmf_files import Recording, find_recording, read_archive, read_collection
 
 DATATYPES: dict[str, SampleFormat] = {
     "cf32_le": FORMATS["cf32"],
     "cf64_le": FORMATS["cf64"],
     "ci16_le": FORMATS["sc16"],
     "ci8": FORMATS["sc8"],
+    "ci32_le": SampleFormat("ci32", "<i4", 2.0**31),
     "cf32_be": SampleFormat("cf32_be", ">f4", 1.0),
     "cf64_be": SampleFormat("cf64_be", ">f8", 1.0),
     "ci16_be": SampleFormat("ci16_be", ">i2", 32768.0),
+    "ci32_be": SampleFormat("ci32_be", ">i4", 2.0**31),
 }
-
-_MAX_META_BYTES = 64 << 20
 _MAX_LOST_S = 1e9
-_META, _DATA = ".sigmf-meta", ".sigmf-data"
+_MAX_NOTES = 100_000
 
 
-def open_sigmf(path: Path) -> Source:
-    """The recording that `path` names by its metadata file, its data file or their common stem."""
-    meta_path = _meta_path(path)
-    meta = _read_meta(meta_path)
-    settings = meta["global"]
+@dataclass(frozen=True)
+class Asked:
+    """What the caller says of the recording, and how it is to be read."""
+
+    rate_hz: float | None = None
+    center_hz: float | None = None
+    follow: bool = False
+    idle_s: float = IDLE_S
+
+
+def open_sigmf(path: Path, asked: Asked = Asked(), *, recording: str | None = None) -> Source:
+    """What `path` names: a recording by its metadata file, its data file or their common stem, or an archive
+    (`.sigmf`) or collection (`.sigmf-collection`).
+
+    recording: the name of one recording of several. A collection of IQ recordings that agree in rate, frequency,
+    start, gaps and length is one source of coherent antennas. Raises `InputRefused`, or `UsageRefused` where the
+    caller contradicts the metadata.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".sigmf-collection":
+        recordings = read_collection(path)
+    elif suffix == ".sigmf":
+        recordings = read_archive(path)
+    else:
+        recordings = (find_recording(path),)
+    if recording is not None:
+        named = tuple(each for each in recordings if each.name == recording)
+        if not named:
+            names = ", ".join(each.name for each in recordings[:8])
+            raise InputRefused(f"has no recording '{recording}'", where=str(path), mend=f"it has {names}")
+        recordings = named
+    channels = tuple(each for each in recordings if is_frequency_domain(each))
+    if channels:
+        return OaiGridSource(path, channels)
+    return _open_together(path, recordings, asked)
+
+
+def _open_together(path: Path, recordings: tuple[Recording, ...], asked: Asked) -> Source:
+    """IQ recordings as the antennas of one receiver."""
+    first = recordings[0]
+    rate_hz, segments = _timing(first, asked)
+    for other in recordings[1:]:
+        if difference := _difference(first, other, _timing(other, asked) == (rate_hz, segments)):
+            raise InputRefused(
+                f"'{first.name}' and '{other.name}' are not coherent: {difference}",
+                where=str(path),
+                mend=f"read one of them: {path.name}?recording={first.name}",
+            )
+    readers: list[SampleReader] = []
+    for each in recordings:
+        readers.append(_reader(each, asked.follow))
+        if not asked.follow:
+            _check_length(each, readers[-1].samples)
+    if not asked.follow and len({reader.samples for reader in readers}) > 1:
+        raise InputRefused("its recordings differ in length", where=str(path), mend="one of them was cut")
+    reader = readers[0] if len(readers) == 1 else SideBySide(tuple(readers))
+    form = DATATYPES[first.settings["core:datatype"]].name
+    where = str(path) if len(recordings) > 1 or first.region else str(first.data)
+    start, notes = first.captures[0].get("core:datetime"), _annotations(first)
+    info = iq_info(f"sigmf/{form}", where, reader, rate_hz, segments, start=start, annotations=notes)
+    return IqFileSource(reader, segments, info, follow=asked.follow, idle_s=asked.idle_s)
+
+
+def _difference(one: Recording, other: Recording, same_timing: bool) -> str:
+    """Why two recordings are not the antennas of one receiver; nothing where they may be."""
+    if one.settings["core:datatype"] != other.settings["core:datatype"]:
+        return "their datatypes differ"
+    if not same_timing:
+        return "their rates, frequencies or gaps differ"
+    times = [[capture.get("core:datetime") for capture in each.captures] for each in (one, other)]
+    return "they begin at different times" if times[0] != times[1] else ""
+
+
+def _reader(recording: Recording, follow: bool) -> InterleavedFile:
+    settings = recording.settings
     datatype = settings["core:datatype"]
     if datatype not in DATATYPES:
         raise InputRefused(
-            f"datatype {datatype!r} is not read", where=str(meta_path), mend=f"one of {', '.join(DATATYPES)}"
+            f"datatype {datatype!r} is not read", where=recording.where, mend=f"one of {', '.join(DATATYPES)}"
         )
-    if settings.get("core:trailing_bytes") or any(capture.get("core:header_bytes") for capture in meta["captures"]):
-        raise InputRefused(
-            "a data file with headers between its samples is not read",
-            where=str(meta_path),
-            mend="convert it to a plain .sigmf-data",
-        )
-    rate_hz = settings.get("core:sample_rate")
-    if rate_hz is None:
-        raise InputRefused("has no core:sample_rate", where=str(meta_path), mend="add the rate in hertz")
-    data_path = _data_path(meta_path, settings)
-    segments = _segments(meta, rate_hz, str(meta_path))
-    _check_sha512(data_path, settings.get("core:sha512"))
-    source = IqFileSource(
-        data_path,
+    offset = int(settings.get("core:offset", 0))
+    places = [(int(each["core:sample_start"]), int(each.get("core:header_bytes", 0))) for each in recording.captures]
+    _check_sha512(recording, settings.get("core:sha512"))
+    return InterleavedFile(
+        recording.data,
         DATATYPES[datatype],
-        float(rate_hz),
-        segments,
-        antennas=int(settings.get("core:num_channels", 1)),
-        container="sigmf",
+        int(settings.get("core:num_channels", 1)),
+        headers=tuple((start - offset, size) for start, size in places if size),
+        trailing_bytes=int(settings.get("core:trailing_bytes", 0)),
+        region=recording.region,
+        growing=follow,
     )
-    _check_length(source, meta, data_path)
-    return source
 
 
-def _meta_path(path: Path) -> Path:
-    name = path.name
-    if not name.removesuffix(_META).removesuffix(_DATA):
-        raise InputRefused("is no recording's name", where=str(path), mend="a recording is NAME.sigmf-meta")
-    for suffix in (_META, _DATA):
-        name = name.removesuffix(suffix)
-    return path.with_name(name + _META)
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    """The metadata, valid by SigMF's schema and free of NaN and Infinity, which JSON does not know."""
-    import jsonschema
-    from sigmf import validate
-
-    try:
-        if path.stat().st_size > _MAX_META_BYTES:
-            raise InputRefused(f"metadata of over {_MAX_META_BYTES >> 20} MiB", where=str(path))
-        meta: dict[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # undeclared extensions do not concern us
-            validate.validate(meta)
-    except FileNotFoundError:
-        raise InputRefused(
-            "is missing", where=str(path), mend="a recording is a .sigmf-meta and a .sigmf-data"
-        ) from None
-    except OSError as error:
-        raise InputRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except (ValueError, RecursionError) as error:
-        raise InputRefused(f"is not SigMF JSON: {error}", where=str(path)) from None
-    except jsonschema.ValidationError as error:
-        key = "/".join(str(part) for part in error.absolute_path)
-        raise InputRefused(f"breaks the SigMF schema at '{key}': {error.message[:120]}", where=str(path)) from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputRefused(f"is not a SigMF recording: {error!r}", where=str(path)) from None
-    return meta
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")
-
-
-def _data_path(meta_path: Path, settings: dict[str, Any]) -> Path:
-    """The data file; `core:dataset` may name another one, in the recording's own folder only."""
-    named = settings.get("core:dataset")
-    path = meta_path.with_name(meta_path.name.removesuffix(_META) + _DATA)
-    if named and not _lies_in(meta_path.parent, path := meta_path.parent / named):
-        raise InputRefused(
-            f"core:dataset {named!r} leads out of the recording's folder",
-            where=str(meta_path),
-            mend="put the data file beside its metadata",
-        )
-    if not os.path.isfile(path):
-        raise InputRefused("data file is missing", where=str(path), mend="put it beside its metadata")
-    return path
-
-
-def _lies_in(folder: Path, path: Path) -> bool:
-    """Whether `path` is a direct child of `folder`, links followed; no name that the system refuses is one."""
-    try:
-        return path.resolve().parent == folder.resolve()
-    except (OSError, RuntimeError, ValueError):  # too long; links in a circle; a zero byte
-        return False
-
-
-def _segments(meta: dict[str, Any], rate_hz: float, where: str) -> tuple[Segment, ...]:
-    """The captures, their places counted from the start of the data file."""
-    offset = int(meta["global"].get("core:offset", 0))
+def _timing(recording: Recording, asked: Asked) -> tuple[float, tuple[Segment, ...]]:
+    """Rate and captures, their places counted from the start of the data file."""
+    where = recording.where
+    stands = recording.settings.get("core:sample_rate")
+    if stands is not None:
+        refuse_contradiction("--rate-hz", asked.rate_hz, float(stands), where=where)
+    rate_hz = asked.rate_hz if stands is None else float(stands)
+    if rate_hz is None:
+        raise InputRefused("has no core:sample_rate", where=where, mend="add the rate in hertz, or tell --rate-hz")
+    offset = int(recording.settings.get("core:offset", 0))
     segments: list[Segment] = []
-    for capture in meta["captures"] or [{"core:sample_start": offset}]:
+    for capture in recording.captures:
         center_hz = capture.get("core:frequency")
+        if center_hz is not None:
+            refuse_contradiction("--center-hz", asked.center_hz, float(center_hz), where=where)
+        center_hz = asked.center_hz if center_hz is None else float(center_hz)
         if center_hz is None:
-            raise InputRefused("a capture has no core:frequency", where=where, mend="add it in hertz")
-        check_rate_and_center(rate_hz, center_hz, where=where)
-        start = int(capture["core:sample_start"])
-        lost = int(capture.get("core:global_index", start)) - start
-        if start < offset or (segments and lost < segments[-1].lost_before):
-            raise InputRefused(f"the capture at sample {start} overlaps what comes before it", where=where)
-        if lost > _MAX_LOST_S * rate_hz:
-            raise InputRefused(f"the capture at sample {start} has an absurd core:global_index", where=where)
-        segments.append(Segment(start - offset, float(center_hz), lost))
-    return tuple(segments)
+            raise InputRefused("a capture has no core:frequency", where=where, mend="add it in hertz, or --center-hz")
+        check_rate_and_center(rate_hz, center_hz, where=where, told=stands is None)
+        segments.append(_segment(capture, offset, center_hz, rate_hz, segments, where))
+    return rate_hz, tuple(segments)
 
 
-def _check_sha512(path: Path, expected: str | None) -> None:
+def _segment(
+    capture: dict[str, Any], offset: int, center_hz: float, rate_hz: float, before: list[Segment], where: str
+) -> Segment:
+    start = int(capture["core:sample_start"])
+    lost = int(capture.get("core:global_index", start)) - start
+    if start < offset or (before and lost < before[-1].lost_before):
+        raise InputRefused(f"the capture at sample {start} overlaps what comes before it", where=where)
+    if lost > _MAX_LOST_S * rate_hz:
+        raise InputRefused(f"the capture at sample {start} has an absurd core:global_index", where=where)
+    return Segment(start - offset, center_hz, lost)
+
+
+def _annotations(recording: Recording) -> tuple[Annotation, ...]:
+    """What the recording says of its samples, their places counted as its blocks count them."""
+    notes = recording.meta["annotations"][:_MAX_NOTES]
+    return tuple(
+        Annotation(
+            int(note["core:sample_start"]),
+            int(note["core:sample_count"]) if "core:sample_count" in note else None,
+            str(note.get("core:label", "")),
+            str(note.get("core:comment", "")),
+        )
+        for note in notes
+    )
+
+
+def _check_sha512(recording: Recording, expected: str | None) -> None:
     if expected is None:
         return
-    try:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha512").hexdigest()
-    except OSError as error:
-        raise InputRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
-    if actual != expected.lower():
+    actual = hashlib.sha512()
+    for piece in recording.pieces():
+        actual.update(piece)
+    if actual.hexdigest() != expected.lower():
         raise InputRefused(
-            f"sha512 is {actual[:12]}…, the metadata says {expected[:12]}…",
-            where=str(path),
+            f"sha512 is {actual.hexdigest()[:12]}…, the metadata says {expected[:12]}…",
+            where=str(recording.data),
             mend="the data was changed or cut; copy it again",
         )
 
 
-def _check_length(source: Source, meta: dict[str, Any], path: Path) -> None:
+def _check_length(recording: Recording, samples: int) -> None:
     """Refuse data that ends before what captures and annotations speak of: it was truncated."""
-    samples = (source.info.samples or 0) + int(meta["global"].get("core:offset", 0))
+    meta = recording.meta
+    samples += int(recording.settings.get("core:offset", 0))
     needed = [int(capture["core:sample_start"]) + 1 for capture in meta["captures"]]
     needed += [
         int(annotation["core:sample_start"]) + int(annotation.get("core:sample_count", 1))
@@ -176,6 +210,6 @@ def _check_length(source: Source, meta: dict[str, Any], path: Path) -> None:
     if needed and max(needed) > samples:
         raise InputRefused(
             f"ends at sample {samples}, its metadata speaks of {max(needed)}",
-            where=str(path),
+            where=str(recording.data),
             mend="the data file is truncated; copy it again",
         )

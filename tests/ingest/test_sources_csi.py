@@ -17,7 +17,7 @@ from ingest import wire
 from ingest.errors import InputRefused
 from ingest.messages import ChannelFrame
 from ingest.sources import IntelCsiSource, open_source
-from ingest.sources.csi_log import TONES_20_MHZ, TONES_40_MHZ
+from ingest.sources.wifi import TONES_20_MHZ, TONES_40_MHZ
 
 LOG = Path("wifi-csi") / "intel5300_0x5_64_3000.dat"
 SHAPES = list(itertools.product((1, 2, 3), (1, 2, 3)))

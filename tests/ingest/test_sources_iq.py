@@ -13,7 +13,8 @@ from ingest import wire
 from ingest.errors import InputRefused, TwinbeamError, UsageRefused
 from ingest.messages import IqBlock
 from ingest.sources import IqFileSource, Source, open_source
-from ingest.sources.iq_file import FORMATS, SUFFIXES, SampleFormat, Segment
+from ingest.sources.iq_file import FORMATS, SUFFIXES, SampleFormat, Segment, iq_info
+from ingest.sources.samples import InterleavedFile
 from tests.random_channels import complex_normal
 
 RATE_HZ = 1e6
@@ -30,6 +31,13 @@ WRITTEN_BY_HAND = {
 
 def opened(path: Path, **options: Any) -> Source:
     return open_source(str(path), **({"rate_hz": RATE_HZ, "center_hz": CENTER_HZ} | options))
+
+
+def read_file(path: Path, antennas: int = 1) -> IqFileSource:
+    """`path` without a look at it first."""
+    reader = InterleavedFile(path, FORMATS["cf32"], antennas)
+    segments = (Segment(0, CENTER_HZ),)
+    return IqFileSource(reader, segments, iq_info("raw-iq/cf32", str(path), reader, RATE_HZ, segments))
 
 
 def blocks(source: Source) -> list[IqBlock]:
@@ -127,7 +135,7 @@ def test_a_rate_of_one_sample_a_second(tmp_path: Path) -> None:
 def test_two_channels_side_by_side(tmp_path: Path) -> None:
     recorded = np.arange(2 * BLOCK + 6).astype(np.complex64)
     recorded.tofile(tmp_path / "capture.cf32")
-    source = IqFileSource(tmp_path / "capture.cf32", FORMATS["cf32"], RATE_HZ, (Segment(0, CENTER_HZ),), antennas=2)
+    source = read_file(tmp_path / "capture.cf32", antennas=2)
     found = blocks(source)
     assert [block.samples.shape for block in found] == [(2, BLOCK), (2, 3)]
     np.testing.assert_array_equal(np.concatenate([block.samples for block in found], axis=1), recorded.reshape(-1, 2).T)
@@ -167,7 +175,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
     (tmp_path / "capture.cf32").touch()
     refused(tmp_path / "capture.cf32", InputRefused, "is empty")
     with pytest.raises(InputRefused, match="is empty"):
-        IqFileSource(tmp_path / "capture.cf32", FORMATS["cf32"], RATE_HZ, (Segment(0, CENTER_HZ),))
+        read_file(tmp_path / "capture.cf32")
 
 
 @pytest.mark.parametrize(("name", "size"), [("cf32", 12), ("cf64", 8), ("sc16", 6), ("sc8", 3), ("cf32", 8001)])
@@ -195,13 +203,13 @@ def test_what_a_raw_file_does_not_hold_must_be_told(option: str, name: str, tmp_
 @pytest.mark.parametrize("rate_hz", [float("nan"), float("inf"), 0.0, -1e6, 0.5, 1e11])
 def test_a_rate_that_no_radio_has(rate_hz: float, tmp_path: Path) -> None:
     (tmp_path / "capture.cf32").write_bytes(bytes(8))
-    refused(tmp_path / "capture.cf32", InputRefused, f"sample rate {rate_hz} Hz", rate_hz=rate_hz)
+    refused(tmp_path / "capture.cf32", UsageRefused, f"sample rate {rate_hz} Hz", rate_hz=rate_hz)
 
 
 @pytest.mark.parametrize("center_hz", [float("nan"), float("inf"), -1.0, 1e13])
 def test_a_frequency_that_no_radio_has(center_hz: float, tmp_path: Path) -> None:
     (tmp_path / "capture.cf32").write_bytes(bytes(8))
-    refused(tmp_path / "capture.cf32", InputRefused, f"frequency {center_hz} Hz", center_hz=center_hz)
+    refused(tmp_path / "capture.cf32", UsageRefused, f"frequency {center_hz} Hz", center_hz=center_hz)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -220,5 +228,5 @@ def test_a_pipe(tmp_path: Path) -> None:
 
 def test_a_file_that_goes_away(tmp_path: Path) -> None:
     with pytest.raises(InputRefused) as refusal:
-        IqFileSource(tmp_path / "gone.cf32", FORMATS["cf32"], RATE_HZ, (Segment(0, CENTER_HZ),))
+        read_file(tmp_path / "gone.cf32")
     assert str(refusal.value) == f"{tmp_path / 'gone.cf32'}: cannot be read: No such file or directory"

@@ -1,0 +1,219 @@
+"""DeepMIMO v3 scenarios: ray-traced paths of many users in a `BS<b>_UE_<from>-<to>.mat`, as channels of a told array.
+
+Per user the file has a matrix [8, L]: phase [deg], time of arrival [s], received power [dBm], azimuth and elevation
+of arrival, azimuth and elevation of departure [deg], line-of-sight flag. Elevation counts from the zenith, azimuth from
+the x axis towards y. `params.mat` beside it holds carrier and transmit power. The channel is DeepMIMO's own
+(A. Alkhateeb, "DeepMIMO: A Generic Deep Learning Dataset", as its version 3 computes it), for one antenna at the user:
+
+h[n, s] = sum_l sqrt(P_l / K) exp(j (phase_l - 2 pi s tau_l B / K)) exp(j 2 pi d (y_n u_l + z_n v_l))
+
+K subcarriers over the bandwidth B; elements stand in the y-z plane of the array's own axes, y the faster index, d
+wavelengths apart, and (u_l, v_l) are the y and z parts of path l's departure in these axes. Paths that arrive after one
+OFDM symbol, K / B, are left out, as DeepMIMO does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.errors import InputRefused
+from ingest.messages import ChannelFrame, no_array
+from ingest.sources.base import Source, SourceInfo
+from ingest.sources.options import Options
+
+_ROWS = 8
+_MAX_FILE_BYTES = 4 << 30
+_BOLTZMANN = 1.380649e-23
+_KELVIN = 290.0
+_MAX_PATHS = 10_000
+_USER_NS = 1_000_000
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Array:
+    """shape (horizontal, vertical), spacing in wavelengths, rotation about x, y and z [deg] as in 38.901 clause 7.1."""
+
+    shape: tuple[int, int] = (16, 8)
+    spacing: float = 0.5
+    rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def response(self, azimuth_deg: Matrix, zenith_deg: Matrix) -> npt.NDArray[np.complex128]:
+        """[N, L] for L departures."""
+        azimuth, zenith = np.deg2rad(azimuth_deg), np.deg2rad(zenith_deg)
+        global_axes = np.stack([np.sin(zenith) * np.cos(azimuth), np.sin(zenith) * np.sin(azimuth), np.cos(zenith)])
+        about_x, about_y, about_z = np.deg2rad(self.rotation_deg)
+        own_axes = (_turn(2, about_z) @ _turn(1, about_y) @ _turn(0, about_x)).T @ global_axes
+        y, z = np.tile(np.arange(self.shape[0]), self.shape[1]), np.repeat(np.arange(self.shape[1]), self.shape[0])
+        phases = np.outer(y, own_axes[1]) + np.outer(z, own_axes[2])
+        return np.asarray(np.exp(2j * np.pi * self.spacing * phases))
+
+
+def _turn(axis: int, angle_rad: float) -> Matrix:
+    """Right-handed rotation about one of the axes."""
+    one, other = (axis + 1) % 3, (axis + 2) % 3
+    turn = np.eye(3)
+    turn[[one, other], [one, other]] = np.cos(angle_rad)
+    turn[other, one], turn[one, other] = np.sin(angle_rad), -np.sin(angle_rad)
+    return turn
+
+
+@dataclass(frozen=True)
+class Ofdm:
+    """subcarriers over bandwidth_hz; `tones` [S] are those that are computed."""
+
+    subcarriers: int = 512
+    bandwidth_hz: float = 50e6
+    tones: npt.NDArray[np.int64] = field(default_factory=lambda: np.arange(1))
+
+    @property
+    def spacing_hz(self) -> float:
+        return self.bandwidth_hz / self.subcarriers
+
+    def response(self, paths: Matrix, gain_db: float) -> npt.NDArray[np.complex128]:
+        """[L, S]: every path's coefficient on every tone. gain_db: what is added to the powers, which are in dBm."""
+        phase, delay_s, power_dbm = paths[0], paths[1], paths[2]
+        power = 10 ** ((power_dbm + gain_db) / 10 - 3) / self.subcarriers
+        power = np.where(delay_s * self.spacing_hz < 1.0, power, 0.0)
+        turns = np.deg2rad(phase)[:, None] - 2 * np.pi * np.outer(delay_s * self.spacing_hz, self.tones)
+        return np.asarray(np.sqrt(power)[:, None] * np.exp(1j * turns))
+
+
+def channel(paths: Matrix, array: Array, ofdm: Ofdm, gain_db: float = 0.0) -> npt.NDArray[np.complex128]:
+    """Channel [N, S] of paths [8 or more, L]; |h|^2 is received power [W] for 1 W sent, shared by the subcarriers."""
+    return array.response(paths[5], paths[6]) @ ofdm.response(paths, gain_db)
+
+
+class DeepMimoSource(Source):
+    """One `ChannelFrame` per user that is reached, at its position; users that no path reaches are counted.
+
+    Options: shape=16x8, spacing=0.5 (wavelengths), rotation=0,0,-135 (degrees about x, y, z), subcarriers=512,
+    bandwidth_hz=50e6, selected=0:1 (of the subcarriers), users=0:100, carrier_hz, walk=1: one user visits the places.
+    noise_power is that of 290 K on one subcarrier: a ray tracer's channel has no error that it knows of.
+    """
+
+    def __init__(self, path: Path, options: Options) -> None:
+        horizontal, vertical = options.integers("shape", (16, 8), 1, 1024)
+        about_x, about_y, about_z = options.numbers("rotation", (0.0, 0.0, 0.0), -360.0, 360.0)
+        self._array = Array(
+            (horizontal, vertical), options.number("spacing", 0.5, 1e-3, 100), (about_x, about_y, about_z)
+        )
+        (subcarriers,) = options.integers("subcarriers", (512,), 1, 1 << 16)
+        bandwidth_hz = options.number("bandwidth_hz", 50e6, 1.0, 1e11)
+        tones = np.arange(subcarriers)[options.selection("selected", "0:1")]
+        self._ofdm = Ofdm(subcarriers, bandwidth_hz, tones)
+        self._users = options.selection("users", "0:")
+        self._walk = bool(options.integers("walk", (0,), 0, 1)[0])
+        told_hz = options.number("carrier_hz", 0.0, 0.0, 1e12)
+        options.done()
+        if not self._ofdm.tones.size:
+            raise InputRefused("selected names no subcarrier", where=str(path))
+        self._paths, self._places = _load(path)
+        carrier_hz, transmit_dbm = _scenario(path)
+        self._carrier_hz = told_hz or carrier_hz
+        self._gain_db = 30.0 - transmit_dbm
+        antennas = horizontal * vertical
+        super().__init__(SourceInfo(format="deepmimo", where=str(path), antennas=antennas, samples=len(self._paths)))
+
+    def __iter__(self) -> Iterator[ChannelFrame]:
+        noise_power = _BOLTZMANN * _KELVIN * self._ofdm.spacing_hz
+        seq = 0
+        for user in range(len(self._paths))[self._users]:
+            paths = _matrix(self._paths[user])
+            if paths is None:
+                self.rejected["damaged"] += 1
+                continue
+            cfr = channel(paths, self._array, self._ofdm, self._gain_db).astype(np.complex64)
+            if not cfr.any() or not np.isfinite(cfr).all():
+                self.rejected["no_path" if np.isfinite(cfr).all() else "non_finite"] += 1
+                continue
+            yield self._frame(user, seq, cfr, noise_power)
+            seq += 1
+
+    def _frame(self, user: int, seq: int, cfr: npt.NDArray[np.complex64], noise_power: float) -> ChannelFrame:
+        antennas = cfr.shape[0]
+        x, y, z = (float(value) for value in self._places[user])
+        power = float(np.mean(np.abs(cfr.astype(np.complex128)) ** 2))
+        return ChannelFrame(
+            source="deepmimo",
+            epoch=0,
+            seq=seq,
+            t_ns=seq * _USER_NS,
+            user="ue" if self._walk else f"ue{user}",
+            block=seq,
+            domain="effective",
+            noise_power=noise_power,
+            snr_db=float(10 * np.log10(power / noise_power)),
+            carrier_hz=self._carrier_hz,
+            position_m=(x, y, z),
+            cfr=cfr[None],
+            tones_hz=self._ofdm.tones * self._ofdm.spacing_hz,
+            ris_patterns=no_array(1, 0),
+            beams=no_array(0, antennas),
+            cir=no_array(antennas, 0),
+        )
+
+
+def _matrix(cell: Any) -> Matrix | None:
+    """A user's matrix [8 or more, L] of finite numbers; None where it is none."""
+    try:
+        paths = np.asarray(cell["p"][0, 0] if cell.dtype.names else cell, np.float64)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError):
+        return None
+    whole = paths.ndim == 2 and paths.shape[0] >= _ROWS and paths.shape[1] <= _MAX_PATHS
+    return paths if whole and np.isfinite(paths).all() else None
+
+
+def _load(path: Path) -> tuple[npt.NDArray[Any], Matrix]:
+    """Cells of all users, and their positions [users, 3]."""
+    content = load_mat(path, ("channels", "channels_VV", "rx_locs"))
+    cells = content.get("channels", content.get("channels_VV"))
+    places = content.get("rx_locs")
+    if cells is None or places is None or cells.dtype != object:
+        raise InputRefused("has no 'channels' and 'rx_locs'", where=str(path), mend="give a BS<b>_UE_<from>-<to>.mat")
+    cells = cells.reshape(-1)
+    if places.ndim != 2 or places.shape[0] != cells.size or places.shape[1] < 3 or places.dtype.kind not in "fiu":
+        raise InputRefused(f"{cells.size} channels and positions of shape {places.shape}", where=str(path))
+    found = places[:, :3].astype(np.float64)
+    if not np.isfinite(found).all():
+        raise InputRefused("a position is not finite", where=str(path))
+    return cells, found
+
+
+def _scenario(path: Path) -> tuple[float | None, float]:
+    """Carrier [Hz] and transmit power [dBm] of `params.mat` beside the file; None and 0 dBm without one."""
+    params = path.with_name("params.mat")
+    if not params.is_file():
+        return None, 0.0
+    content = load_mat(params, ("carrier_freq", "transmit_power"))
+    try:
+        carrier_hz = float(content["carrier_freq"].item())
+        transmit_dbm = float(content["transmit_power"].item())
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputRefused(f"has no carrier and transmit power: {error}", where=str(params)) from None
+    if not (0 < carrier_hz <= 1e12 and abs(transmit_dbm) <= 200):
+        raise InputRefused(f"carrier {carrier_hz} Hz, {transmit_dbm} dBm", where=str(params))
+    return carrier_hz, transmit_dbm
+
+
+def load_mat(path: Path, names: tuple[str, ...] | None) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a MATLAB v4-v7 file by name; `InputRefused` whatever is wrong with it."""
+    from scipy.io import loadmat
+
+    try:
+        if path.stat().st_size > _MAX_FILE_BYTES:
+            raise InputRefused(f"is over {_MAX_FILE_BYTES >> 30} GiB", where=str(path), mend="save it as v7.3 or .npz")
+        content = loadmat(path, variable_names=names, verify_compressed_data_integrity=True)
+    except InputRefused:
+        raise
+    except OSError as error:
+        raise InputRefused(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+    except Exception as error:  # scipy raises whatever its parser stumbles over
+        raise InputRefused(f"is no MATLAB file: {str(error)[:120] or repr(error)}", where=str(path)) from None
+    return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
