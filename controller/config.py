@@ -15,9 +15,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from controller.beamforming import PRECODERS
 from controller.covariance import Real
 from controller.error_statistics import LearningRule
-from ingest.endpoints import Endpoint, check_endpoint, is_loopback, parse_endpoint
+from ingest.endpoints import Endpoint, check_endpoint, is_loopback
 from ingest.errors import TwinbeamError, UsageRefused
 from ingest.settings_file import read_toml, refusal
+from ingest.stream_uri import check_stream, is_stream
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -34,7 +35,8 @@ class SiteTable(_Table):
 
 
 class SourceTable(_Table):
-    """Where frames come from: anything `ingest.open_source` takes. rate_hz and center_hz for raw IQ files."""
+    """Where frames come from: anything `ingest.open_source` takes. rate_hz and center_hz for raw IQ files and
+    streams of bare samples."""
 
     uri: str = ""
     rate_hz: Annotated[float, Field(gt=0)] | None = None
@@ -232,8 +234,8 @@ def config_from(tables: dict[str, Any], *, where: str) -> Config:
         raise refusal(Config, error, where) from None
     except TypeError:
         raise UsageRefused("top-level keys must be tables", where=where, mend="as [block], [link], …") from None
-    if config.source.uri.startswith("zmq+"):
-        parse_endpoint(config.source.uri)
+    if is_stream(config.source.uri):
+        check_stream(config.source.uri, config.source.rate_hz, config.source.center_hz)
     if config.emit.bind:
         check_endpoint(Endpoint(config.emit.bind, bind=True, remote=config.emit.remote))
     return config

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from controller.cells import cell_summary
 from controller.config import Config
 from controller.emit import DecisionPublisher
 from controller.ladder import CostEstimate
@@ -30,8 +31,7 @@ from ingest.clock import Clock
 from ingest.messages import BlockDecision, ChannelFrame, FeedbackFrame, IqBlock, Message, StepBudget
 from ingest.nr.receiver import NrReceiver
 from ingest.pacing import at_their_time
-from ingest.sources import Source
-from ingest.sources.zmq_stream import ZmqSource
+from ingest.sources import LiveSource, Source
 
 _QUEUE_MESSAGES = 4096
 _MAX_RADIOS = 16
@@ -131,7 +131,7 @@ class Daemon:
 
     def _channel_messages(self) -> Iterator[Message]:
         """The source's messages, IQ received into channel frames, recordings at the pace of their recording."""
-        live = isinstance(self.source, ZmqSource)
+        live = isinstance(self.source, LiveSource)
         for message in self.source if live else at_their_time(self.source, self.clock, self._closed):
             if not isinstance(message, IqBlock):
                 yield message
@@ -299,6 +299,9 @@ class Daemon:
         }
         if lost := self.lost():
             found["lost"] = lost
+        if self._receivers:
+            cells = [cell for receiver in self._receivers.values() for cell in receiver.cells]
+            found["cells"] = [cell_summary(cell) for cell in cells]
         if journal is not None:
             found["journal"] = str(journal.path)
             if journal.fault:

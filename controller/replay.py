@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from controller.assembly import build_pipeline, pipeline_from_journal, warm_up
+from controller.cells import cell_summary
 from controller.config import Config
 from controller.pipeline import Pipeline
 from controller.report import TimeTally
@@ -17,7 +18,7 @@ from ingest.clock import MonotonicClock
 from ingest.errors import InputRefused
 from ingest.journal import pack
 from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
-from ingest.nr.receiver import Cell, NrReceiver
+from ingest.nr.receiver import NrReceiver
 from ingest.pacing import at_their_time
 from ingest.sources import Source
 from ingest.sources.iq_file import IqFileSource
@@ -147,7 +148,7 @@ class Replay:
             found["real_time_factor"] = round(recorded_s / elapsed_s, 3)
         if isinstance(self.source, IqFileSource):
             found["samples"] = self._samples
-            found["cells"] = [_cell(cell) for cell in self._receiver.cells]
+            found["cells"] = [cell_summary(cell) for cell in self._receiver.cells]
         return found
 
     def _recorded_s(self) -> float:
@@ -161,21 +162,3 @@ def _session(pipeline: Pipeline) -> Session:
     """A session without a journal, its kernels compiled: latencies are those of the steps."""
     warm_up(pipeline)
     return Session(pipeline)
-
-
-def _cell(cell: Cell) -> dict[str, Any]:
-    """A cell as CLI-JSON shows it. What the PBCH would tell is absent: it is not decoded."""
-    found = cell.measurement
-    shown: dict[str, Any] = {
-        "pci": found.pci,
-        "ssb_index": found.ssb_index,
-        "cfo_hz": round(found.cfo_hz, 2),
-        "snr_db": round(found.snr_db, 2),
-        "time_s": round(cell.time_s, 9),
-        "ssb_center_hz": found.ssb_center_hz,
-        "scs_hz": found.scs_hz,
-        "seen": cell.seen,
-    }
-    if found.half_frame is not None:
-        shown["half_frame"] = found.half_frame
-    return shown

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket as unix
 import stat
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
@@ -14,6 +15,7 @@ import zmq
 from ingest.errors import UsageRefused
 from ingest.topics import MAX_MESSAGE_BYTES
 
+ENDPOINT_OPTIONS = ("socket", "bind", "remote")
 _SOCKETS = {"sub": zmq.SUB, "pull": zmq.PULL}
 _HIGH_WATER_MARK = 256
 
@@ -30,21 +32,32 @@ class Endpoint:
 
 def parse_endpoint(uri: str) -> Endpoint:
     """`zmq+tcp://host:port?socket=pull&bind=1` as an `Endpoint`; `UsageRefused` says what is wrong with it."""
-    parts = _split(uri.removeprefix("zmq+"), uri)
+    address, options = split_uri(uri, "zmq+", ENDPOINT_OPTIONS)
+    return endpoint_of(address, options, uri)
+
+
+def split_uri(uri: str, prefix: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
+    """The ZeroMQ address in `uri`, and what follows its `?` as names and values; options not in `known` are refused."""
+    parts = _split(uri.removeprefix(prefix), uri)
     if not parts.scheme:
         raise UsageRefused("names no transport", where=uri, mend="tcp://127.0.0.1:5555, say")
     options = {name: values[-1] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-    unknown = set(options) - {"socket", "bind", "remote"}
+    unknown = set(options) - set(known)
     if unknown:
-        raise UsageRefused(f"unknown option '{min(unknown)}'", where=uri, mend="known: socket, bind, remote")
+        raise UsageRefused(f"unknown option '{min(unknown)}'", where=uri, mend=f"known: {', '.join(known)}")
+    return f"{parts.scheme}://{parts.netloc}{parts.path}", options
+
+
+def endpoint_of(address: str, options: Mapping[str, str], uri: str) -> Endpoint:
+    """`address` with the options `socket`, `bind` and `remote`, checked."""
     kind = options.get("socket", "sub")
     if kind not in _SOCKETS:
         raise UsageRefused(f"unknown socket '{kind}'", where=uri, mend="socket=sub or socket=pull")
     endpoint = Endpoint(
-        address=f"{parts.scheme}://{parts.netloc}{parts.path}",
-        bind=_flag(options, "bind", uri),
+        address=address,
+        bind=flag_of(options, "bind", uri),
         socket=kind,
-        remote=_flag(options, "remote", uri),
+        remote=flag_of(options, "remote", uri),
     )
     check_endpoint(endpoint)
     return endpoint
@@ -60,7 +73,8 @@ def _split(address: str, where: str) -> SplitResult:
     return parts
 
 
-def _flag(options: dict[str, str], name: str, uri: str) -> bool:
+def flag_of(options: Mapping[str, str], name: str, uri: str) -> bool:
+    """Whether the option `name` is 1; left out, it is 0."""
     value = options.get(name, "0")
     if value not in ("0", "1"):
         raise UsageRefused(f"{name}={value}", where=uri, mend=f"{name}=0 or {name}=1")
