@@ -16,7 +16,17 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from ingest.nr.delay_prior import DelayPrior, DelayWindow
-from ingest.nr.lmmse import LmmseFilter, build_filter, energies, line_powers, symbol_correlation, turn, weigh
+from ingest.nr.lmmse import (
+    CFO_MEASURED,
+    CONFIDENCE,
+    ERROR_POWER,
+    NOISE,
+    LmmseFilter,
+    build_filter,
+    filter_slots,
+    line_powers,
+    symbol_correlation,
+)
 from ingest.nr.motion import Motion
 
 Complex64 = npt.NDArray[np.complex64]
@@ -25,15 +35,15 @@ Real = npt.NDArray[np.float64]
 FALSE_ALARM = 1e-5
 """Probability that a slot without these pilots passes the test."""
 
-_DENSE_OBSERVATIONS = 64
+_DENSE_SLOTS = 64
 _SPARSE_STRIDE = 16
 _REFIT_STRIDE = 64
 """The prior is learnt from each of the first 64 slots, from every 16th later; it is fitted after 1, 2, 4, ... and then
 after every 64 of them, when its covariance has had time to change."""
 
 _ROUNDS = 12
-_CFO_GAIN = 0.2
-_MAX_SCALE = 4.0
+_LOUD = 4.0
+"""A slot without these pilots, but with so many times the noise, holds something else."""
 
 
 class SlotEstimate(msgspec.Struct, frozen=True, eq=False):
@@ -84,100 +94,148 @@ class PortEstimator:
     ) -> None:
         self.prior = DelayPrior(tones_hz, np.asarray(covers, np.complex128), window)
         self.outputs_hz = outputs_hz
-        self.cfo_hz = 0.0
+        self.motion = Motion(float(np.ptp(times_s)))
         self._times_s = times_s - times_s.mean()
         self._subspace = np.ascontiguousarray(self.prior.subspace.conj().T, np.complex64)
         self._filter: LmmseFilter | None = None
         self._slots = 0
         self._noise: float | None = None
-        self._motion = Motion(float(np.ptp(times_s)))
+        self._doppler_hz: float | None = None
         self._limits: dict[tuple[int, int], float] = {}
         self._correlation = symbol_correlation(self._times_s, 0.0)
 
-    @property
-    def doppler_hz(self) -> float | None:
-        """Maximum Doppler shift of the Clarke spectrum that decorrelates the channel as seen; None until known."""
-        return self._motion.doppler_hz
+    def estimate(self, received: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
+        """Estimate from received [n, A, L, S]: elements of n slots times the conjugate of what port 0 sent.
 
-    def estimate(self, received: Complex64, time_s: float) -> SlotEstimate | Refusal:
-        """Estimate from received [A, L, S]: resource elements times the conjugate of what port 0 sent.
-
-        time_s: when the slot was, to know how fast the channel changes.
+        times_s [n]: when the slots were, to know how fast the channel changes. What is found does not depend on how
+        slots are dealt out to calls.
         """
-        antennas, symbols, pilots = received.shape
-        seen = self._see(received.reshape(-1, pilots))
-        if isinstance(seen, Refusal):
-            return seen
-        flat, noise_power, confidence = seen
+        told: list[SlotEstimate | Refusal] = []
+        while len(told) < len(received):
+            begin = len(told)
+            end = begin + min(len(received) - begin, 1 if self._is_learning else self._slots_to_learning)
+            told += self._estimate_alike(received[begin:end], times_s[begin:end])
+        return told
+
+    @property
+    def _is_learning(self) -> bool:
+        """Whether the prior learns from the next slot."""
+        return self._filter is None or self._slots < _DENSE_SLOTS or self._slots_to_learning == _SPARSE_STRIDE
+
+    @property
+    def _slots_to_learning(self) -> int:
+        """Slots until the next one that the prior learns from, one at least."""
+        return _SPARSE_STRIDE - self._slots % _SPARSE_STRIDE
+
+    def _estimate_alike(self, received: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
+        """Estimates of slots with one filter; up to the first refusal, or the slot that is learnt from."""
+        rows = received.reshape(len(received), -1, received.shape[3])
+        if self._filter is None:
+            refusal = self._look_again(rows[0])
+            if refusal is not None:
+                return [refusal]
+        elif self._is_learning:
+            self._learn_if_fit(rows[0])
+        told = self._apply(received, rows, times_s)
+        if told or len(received) == 0:
+            return told
+        refusal = self._look_again(rows[0])  # perhaps the channel has left what was learnt
+        if refusal is not None:
+            return [refusal]
+        return self._apply(received[:1], rows[:1], times_s[:1]) or [Refusal("absent")]
+
+    def _apply(self, received: Complex64, rows: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
+        """Estimates of the slots up to the first that fails the test."""
         found = self._filter
         assert found is not None
-        self._slots += 1
-        self._noise = noise_power
-        modes = flat.reshape(-1, antennas, symbols)
-        cfo_hz = self._follow_phase(modes)
-        energy = self._motion.observe(modes, noise_power, time_s, found)
-        variances = found.variances
-        scale = self._scale(energy / (antennas * symbols) - len(modes) * noise_power)
-        if scale != 1.0:
-            variances = variances * scale
+        slots, antennas, _, pilots = received.shape
+        modes = found.analysis @ rows.reshape(-1, pilots).T
+        count, ports = len(modes), self.prior.ports
+        self.motion.begin(count, antennas, found)
+        channel = np.empty((count, slots, antennas), np.complex64)
+        told = np.empty((slots, ERROR_POWER + ports))
         symbol = self._correlation
-        channel, remaining = weigh(
-            modes, variances, noise_power, symbol.eigenvalues, symbol.eigenvectors, symbol.middle
+        per_slot = rows.shape[1]
+        passed = filter_slots(
+            rows,
+            modes,
+            antennas,
+            self._limit(found.strong * per_slot, (pilots - found.strong) * per_slot),
+            found.strong,
+            found.variances,
+            found.total,
+            found.shape_power,
+            found.left_out,
+            symbol.eigenvalues,
+            symbol.eigenvectors,
+            symbol.middle,
+            self._times_s,
+            times_s,
+            self.motion.state,
+            self.motion.before,
+            channel,
+            told,
         )
-        ports = self.prior.ports
-        lines = found.synthesis @ channel
-        error_power = found.shape_power @ remaining + found.left_out
-        snr = (line_powers(lines, ports) + error_power) / noise_power
-        return SlotEstimate(
-            cfr=lines.reshape(ports, -1, antennas).transpose(0, 2, 1),
-            error_power=error_power,
-            ls=received,
-            noise_power=noise_power,
-            snr_db=10 * np.log10(snr),
-            cfo_hz=cfo_hz,
-            delay_s=found.delay_s,
-            delay_spread_s=found.delay_spread_s,
-            doppler_hz=self.doppler_hz,
-            confidence=confidence,
-        )
+        if passed == 0:
+            return []
+        self._slots += passed
+        self._noise = float(told[passed - 1, NOISE])
+        lines = found.synthesis @ channel[:, :passed].reshape(count, -1)
+        powers = line_powers(lines, ports, passed)
+        cfr = lines.reshape(ports, -1, passed, antennas).transpose(2, 0, 3, 1)
+        snr_db = 10 * np.log10((powers + told[:passed, ERROR_POWER:]) / told[:passed, NOISE, None])
+        return [
+            SlotEstimate(
+                cfr=cfr[slot],
+                error_power=told[slot, ERROR_POWER:],
+                ls=received[slot],
+                noise_power=float(told[slot, NOISE]),
+                snr_db=snr_db[slot],
+                cfo_hz=float(told[slot, CFO_MEASURED]),
+                delay_s=found.delay_s,
+                delay_spread_s=found.delay_spread_s,
+                doppler_hz=self._doppler_hz,
+                confidence=float(told[slot, CONFIDENCE]),
+            )
+            for slot in range(passed)
+        ]
 
-    def _see(self, rows: Complex64) -> tuple[Complex64, float, float] | Refusal:
-        """Modes [q, rows] of pilots rows [rows, S], noise power and confidence, once the slot has passed the test."""
-        if self._filter is not None:
-            modes = self._filter.analysis @ rows.T
-            verdict = self._test(rows, modes, self._filter.strong)
-            if not isinstance(verdict, Refusal):
-                if self._slots < _DENSE_OBSERVATIONS or self._slots % _SPARSE_STRIDE == 0:
-                    before = self._filter
-                    self._learn(self._subspace @ rows.T, verdict[0])
-                    modes = modes if self._filter is before else self._filter.analysis @ rows.T
-                return modes, *verdict
+    def _look_again(self, rows: Complex64) -> Refusal | None:
+        """Test rows [A L, S] over the whole window, and learn from them anew unless they are refused."""
         projected = self._subspace @ rows.T
-        verdict = self._test(rows, projected, len(projected))
-        if isinstance(verdict, Refusal):
-            return verdict
-        self.prior.doubt()  # nothing was learnt yet, or the channel has left what was
+        noise_power = self._test(rows, projected, len(projected))
+        if noise_power is None:
+            energy = float(np.vdot(rows, rows).real)
+            loud = self._noise is not None and energy > _LOUD * self._noise * rows.size
+            return Refusal("contradicted" if loud else "absent")
+        self.prior.doubt()
         self._filter = None
-        self._learn(projected, verdict[0])
-        assert self._filter is not None
-        return self._filter.analysis @ rows.T, *verdict
+        self._learn(projected, noise_power)
+        return None
 
-    def _test(self, rows: Complex64, projected: Complex64, strong: int) -> tuple[float, float] | Refusal:
-        """Noise power per element and confidence; a refusal where noise alone could have looked like this.
+    def _learn_if_fit(self, rows: Complex64) -> None:
+        """Learn from rows [A L, S] if they pass the test by what is known already."""
+        assert self._filter is not None
+        noise_power = self._test(rows, self._filter.analysis @ rows.T, self._filter.strong)
+        if noise_power is not None:
+            self._learn(self._subspace @ rows.T, noise_power)
+
+    def _test(self, rows: Complex64, projected: Complex64, strong: int) -> float | None:
+        """Noise power per element of rows [n, S]; None where noise alone could have looked like this.
 
         Of white noise the share of energy in r of S dimensions is Beta(r, S - r) over all rows. It is judged by the
-        `strong` last directions, where there is something to see.
+        `strong` last directions of projected [r, n], where there is something to see.
         """
         count, pilots = rows.shape
         rank = len(projected)
-        energy, inside, judged = energies(rows, projected, strong)
+        energy = float(np.vdot(rows, rows).real)
         if not 0.0 < energy < np.inf:
-            return Refusal("absent")
-        noise_power = max(energy - inside, 1e-9 * energy) / ((pilots - rank) * count)
-        if judged / energy < self._limit(strong * count, (pilots - strong) * count):
-            known = self._noise
-            return Refusal("contradicted" if known is not None and noise_power > 4.0 * known else "absent")
-        return noise_power, max(0.0, 1.0 - pilots * count * noise_power / energy)
+            return None
+        judged = projected[rank - strong :]
+        if float(np.vdot(judged, judged).real) < energy * self._limit(strong * count, (pilots - strong) * count):
+            return None
+        outside = energy - float(np.vdot(projected, projected).real)
+        return float(max(outside, 1e-9 * energy) / ((pilots - rank) * count))
 
     def _limit(self, inside: int, outside: int) -> float:
         key = (inside, outside)
@@ -189,29 +247,11 @@ class PortEstimator:
         """Teach the prior, and make its filter anew when it has changed."""
         prior = self.prior
         prior.observe(projected, noise_power)
+        self._doppler_hz = self.motion.doppler_hz
         count = prior.observations
         due = count % _REFIT_STRIDE == 0 or (count < _REFIT_STRIDE and count & (count - 1) == 0)
         if due:
             prior.fit(_ROUNDS)
-            self._correlation = symbol_correlation(self._times_s, self._motion.doppler_within_slot_hz)
+            self._correlation = symbol_correlation(self._times_s, self.motion.doppler_within_slot_hz)
         if due or self._filter is None or noise_power < 0.4 * self._filter.noise_power:
             self._filter = build_filter(prior, self.outputs_hz, noise_power)
-
-    def _follow_phase(self, modes: Complex64) -> float:
-        """Take the tracked offset out of modes [q, A, L], in place; the offset measured in this slot."""
-        if len(self._times_s) == 1:
-            return 0.0
-        left_hz = turn(modes, self._times_s, self.cfo_hz)
-        measured_hz = self.cfo_hz + left_hz
-        if self._slots == 1:
-            turn(modes, self._times_s, left_hz)
-            self.cfo_hz = measured_hz
-        else:
-            self.cfo_hz += _CFO_GAIN * left_hz
-        return measured_hz
-
-    def _scale(self, power: float) -> float:
-        """By how much the slot's power differs from the prior's, where it differs by more than fading makes likely."""
-        assert self._filter is not None
-        ratio = max(power / self._filter.total, 1e-3)
-        return ratio if not 1.0 / _MAX_SCALE < ratio < _MAX_SCALE else 1.0

@@ -14,6 +14,7 @@ from scipy.special import j0
 
 from ingest.kernel import kernel
 from ingest.nr.delay_prior import DelayPrior
+from ingest.nr.motion import move
 
 Complex64 = npt.NDArray[np.complex64]
 Real = npt.NDArray[np.float64]
@@ -24,6 +25,10 @@ v instead of weighting it costs v^2 / (v + n), less than a hundredth of the nois
 
 STRONG = 0.5
 """Modes whose prior power exceeds this share of the noise decide whether the slot is what it should be."""
+
+
+_MAX_SCALE = 4.0
+"""A slot's power differs from the prior's by fading; where it differs by more than this, the prior is scaled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,80 +95,105 @@ def symbol_correlation(times_s: Real, doppler_hz: float) -> SymbolCorrelation:
     return SymbolCorrelation(np.maximum(eigenvalues, 0.0), np.ascontiguousarray(eigenvectors), middle)
 
 
+CONFIDENCE, NOISE, CFO_MEASURED, ERROR_POWER = range(4)
+"""Columns of what `filter_slots` tells of each slot; the error powers of the ports follow each other."""
+
+
 @kernel
-def _energy(values: Complex64) -> np.float64:
+def filter_slots(
+    rows: Complex64,
+    modes: Complex64,
+    antennas: int,
+    least_share: float,
+    strong: int,
+    variances: Real,
+    total: float,
+    shape_power: Real,
+    left_out: Real,
+    eigenvalues: Real,
+    eigenvectors: Real,
+    middle: Real,
+    symbol_times_s: Real,
+    times_s: Real,
+    state: Real,
+    before: Complex64,
+    found: Complex64,
+    told: Real,
+) -> int:
+    """Go through slots one after the other until one fails the test; how many passed.
+
+    rows [n, A L, S]: pilots. modes [q, n A L]: the same in modes. Of white noise the strong modes hold more than
+    `least_share` of the energy only with the probability of a false alarm. state, before: of `motion`. Into found
+    [q, n, A] go the modes in the slots' middles, into told [n, 3 + G] the rest.
+    """
+    count = modes.shape[0]
+    per_slot, pilots = rows.shape[1:]
+    symbols = per_slot // antennas
+    slot_modes = np.empty((count, antennas, symbols), np.complex64)
+    remaining = np.empty(count)
+    for slot in range(len(rows)):
+        energy = 0.0
+        for row in range(per_slot):
+            energy += line_energy(rows[slot, row])
+        inside = 0.0
+        judged = 0.0
+        for mode in range(count):
+            part = 0.0
+            for row in range(per_slot):
+                value = modes[mode, slot * per_slot + row]
+                slot_modes[mode, row // symbols, row % symbols] = value
+                part += value.real * value.real + value.imag * value.imag
+            inside += part
+            if mode >= count - strong:
+                judged += part
+        if not (energy > 0.0 and energy < np.inf and judged >= least_share * energy):
+            return slot
+        noise_power = max(energy - inside, 1e-9 * energy) / ((pilots - count) * per_slot)
+        told[slot, CONFIDENCE] = max(0.0, 1.0 - pilots * per_slot * noise_power / energy)
+        told[slot, NOISE] = noise_power
+        told[slot, CFO_MEASURED] = move(slot_modes, symbol_times_s, noise_power, times_s[slot], state, before)
+        power = max((inside / per_slot - count * noise_power) / total, 1e-3)
+        scale = 1.0 if 1.0 / _MAX_SCALE < power < _MAX_SCALE else power
+        weigh(slot_modes, variances, scale, noise_power, eigenvalues, eigenvectors, middle, found[:, slot], remaining)
+        for port in range(shape_power.shape[0]):
+            error_power = left_out[port]
+            for mode in range(count):
+                error_power += shape_power[port, mode] * remaining[mode]
+            told[slot, ERROR_POWER + port] = error_power
+    return len(rows)
+
+
+@kernel
+def line_energy(values: Complex64) -> float:
     """Sum of squared magnitudes of values [n]."""
     total = np.float32(0.0)
     for index in range(len(values)):
         total += values[index].real * values[index].real + values[index].imag * values[index].imag
-    return np.float64(total)
-
-
-@kernel
-def energies(rows: Complex64, modes: Complex64, strong: int) -> tuple[np.float64, np.float64, np.float64]:
-    """Energy of pilots rows [n, S], of modes [q, n] and of the last `strong` of these."""
-    energy = np.float64(0.0)
-    for row in range(rows.shape[0]):
-        energy += _energy(rows[row])
-    inside = np.float64(0.0)
-    judged = np.float64(0.0)
-    first_strong = modes.shape[0] - strong
-    for mode in range(modes.shape[0]):
-        part = _energy(modes[mode])
-        inside += part
-        if mode >= first_strong:
-            judged += part
-    return energy, inside, judged
-
-
-@kernel
-def turn(modes: Complex64, times_s: Real, cfo_hz: float) -> float:
-    """Take cfo_hz out of modes [q, A, L] in place; the offset that is left, in hertz.
-
-    Neighbouring symbols tell it by the phase between them; longer steps weigh more.
-    """
-    symbols = modes.shape[2]
-    rotation = np.exp(-2j * np.pi * cfo_hz * times_s).astype(np.complex64)
-    turned = np.zeros(symbols, np.complex128)
-    for mode in range(modes.shape[0]):
-        for antenna in range(modes.shape[1]):
-            before = modes[mode, antenna, 0] * rotation[0]
-            modes[mode, antenna, 0] = before
-            for symbol in range(1, symbols):
-                value = modes[mode, antenna, symbol] * rotation[symbol]
-                modes[mode, antenna, symbol] = value
-                turned[symbol] += np.conj(before) * value
-                before = value
-    product = 0.0
-    weight = 1e-300
-    for symbol in range(1, symbols):
-        apart_s = times_s[symbol] - times_s[symbol - 1]
-        size = np.abs(turned[symbol])
-        product += size * apart_s * np.angle(turned[symbol])
-        weight += size * apart_s * apart_s
-    return product / weight / (2.0 * np.pi)
+    return float(total)
 
 
 @kernel
 def weigh(
     modes: Complex64,
     variances: Real,
+    scale: float,
     noise_power: float,
     eigenvalues: Real,
     eigenvectors: Real,
     middle: Real,
-) -> tuple[Complex64, Real]:
-    """Modes [q, A] in the slot's middle from modes [q, A, L], and the prior variance [q] that remains of each.
+    found: Complex64,
+    remaining: Real,
+) -> None:
+    """Modes found [q, A] in the slot's middle from modes [q, A, L], and the prior variance [q] that remains of each.
 
     Mode i has prior variance v_i and correlation R = E diag(d) E^T over the symbols, so its weights are
     v_i r^T (v_i R + n I)^-1 = r^T E diag(v_i / (v_i d + n)) E^T.
     """
     count, antennas, symbols = modes.shape
-    found = np.zeros((count, antennas), np.complex64)
-    remaining = np.empty(count)
     for mode in range(count):
-        variance = variances[mode]
-        explained = 0.0
+        variance = scale * variances[mode]
+        for antenna in range(antennas):
+            found[mode, antenna] = 0.0
         for symbol in range(symbols):
             weight = 0.0
             for eigen in range(symbols):
@@ -171,47 +201,20 @@ def weigh(
                 weight += gain * middle[eigen] * eigenvectors[symbol, eigen]
             for antenna in range(antennas):
                 found[mode, antenna] += np.float32(weight) * modes[mode, antenna, symbol]
+        explained = 0.0
         for eigen in range(symbols):
             explained += middle[eigen] ** 2 * variance / (variance * eigenvalues[eigen] + noise_power)
         remaining[mode] = max(variance * (1.0 - explained), 0.0)
-    return found, remaining
 
 
 @kernel
-def correlate(modes: Complex64, before: Complex64) -> tuple[float, float, float, complex]:
-    """What modes [q, A, L] say of motion, with the last slot's symbol means `before` [q, A], which they replace.
-
-    Energy of all symbols; real part of the first symbol's product with the last; energy of the means; product of the
-    means with those before.
-    """
-    energy = 0.0
-    within = 0.0
-    mean_energy = 0.0
-    between = 0.0 + 0.0j
-    symbols = modes.shape[2]
-    for mode in range(modes.shape[0]):
-        for antenna in range(modes.shape[1]):
-            mean = modes[mode, antenna, 0] * np.float32(0.0)
-            for symbol in range(symbols):
-                value = modes[mode, antenna, symbol]
-                mean += value
-                energy += value.real * value.real + value.imag * value.imag
-            first = modes[mode, antenna, 0]
-            last = modes[mode, antenna, symbols - 1]
-            within += first.real * last.real + first.imag * last.imag
-            mean /= np.float32(symbols)
-            mean_energy += mean.real * mean.real + mean.imag * mean.imag
-            between += np.conj(before[mode, antenna]) * mean
-            before[mode, antenna] = mean
-    return energy, within, mean_energy, between
-
-
-@kernel
-def line_powers(cfr: Complex64, ports: int) -> Real:
-    """Mean squared magnitude per port of cfr [G * O, A]. Shape [G]."""
-    powers = np.zeros(ports)
-    per_port = cfr.shape[0] // ports
-    for row in range(cfr.shape[0]):
-        powers[row // per_port] += _energy(cfr[row])
-    powers /= per_port * cfr.shape[1]
+def line_powers(lines: Complex64, ports: int, slots: int) -> Real:
+    """Mean squared magnitude per port and slot of lines [G * O, n * A]. Shape [n, G]."""
+    powers = np.zeros((slots, ports))
+    per_port = lines.shape[0] // ports
+    antennas = lines.shape[1] // slots
+    for row in range(lines.shape[0]):
+        for slot in range(slots):
+            powers[slot, row // per_port] += line_energy(lines[row, slot * antennas : (slot + 1) * antennas])
+    powers /= per_port * antennas
     return powers
