@@ -1,7 +1,8 @@
 """Cell search: finds PSSs anywhere in a capture, over raster position, time and frequency offset.
 
 The detector is the normalised matched filter, so its threshold follows from a false-alarm probability alone,
-whatever the level or the colour of what else is in the band.
+whatever the level or the colour of what else is in the band. It runs by overlap-save over short transforms, many at a
+time, which is several times faster than one long transform for each hypothesis.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
+import scipy.special
 
+from ingest.kernel import kernel
 from ingest.nr.band import Band
 from ingest.nr.numerology import (
     SSB_CP,
@@ -24,23 +27,54 @@ from ingest.nr.numerology import (
 from ingest.nr.sequences import pss
 
 FALSE_ALARM = 1e-4
-"""Probability that a capture of noise yields any PSS; the SSS and the PBCH DMRS must then agree as well."""
+"""Probability that a capture of noise yields any detection."""
 
 OFFSETS_SCS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Frequency offsets tried, in subcarrier spacings. The worst one in between costs 0.9 dB."""
+
+_SEGMENT = 1024
+_STEP = _SEGMENT - SSB_FFT + 1
+_SEGMENTS_AT_ONCE = 128
+"""Bounds the working memory: a megabyte for each antenna."""
+_MAX_PEAKS = 256
+"""Peaks kept for one sequence and offset in one band; the best ones where there are more."""
 
 
 @dataclass(frozen=True)
 class PssDetection:
     """A PSS found in a band. first_sample: where its useful part starts. offset_scs: the best frequency hypothesis.
 
-    metric: matched-filter output power over signal power in the PSS's band, 0 to 1.
+    metric: matched-filter output power over signal power in the PSS's band, 0 to 1. antennas: that it was summed over.
     """
 
     n_id_2: int
     first_sample: int
     offset_scs: float
     metric: float
+    antennas: int = 1
+
+    @property
+    def evidence(self) -> float:
+        """-ln of the probability that noise reaches this metric at a given place, sequence and offset."""
+        return beta_evidence(self.metric, self.antennas, self.antennas * (SYNC_SUBCARRIERS - 1))
+
+
+def beta_evidence(metric: float, signal_dimensions: int, noise_dimensions: int) -> float:
+    """-ln P(x > metric) of x = Beta(signal_dimensions, noise_dimensions).
+
+    It is the share of white noise's power in a given subspace: all of a projection is one complex dimension. Where
+    the projection is onto the truth of noise, this evidence is exponential with mean 1.
+    """
+    metric = min(max(metric, 0.0), 1.0 - 1e-12)
+    if signal_dimensions == 1:
+        return float(-noise_dimensions * np.log1p(-metric))
+    tail = float(scipy.special.betainc(noise_dimensions, signal_dimensions, 1.0 - metric))
+    if tail > 1e-280:
+        return float(-np.log(tail))
+    # Far out: the density's leading term, an upper bound of the tail within a factor near 1.
+    log_beta = float(scipy.special.betaln(signal_dimensions, noise_dimensions))
+    leading = (signal_dimensions - 1) * np.log(metric) + noise_dimensions * np.log1p(-metric)
+    return float(-(leading - np.log(noise_dimensions) - log_beta))
 
 
 def pss_symbol(n_id_2: int) -> npt.NDArray[np.complex128]:
@@ -53,74 +87,140 @@ def pss_symbol(n_id_2: int) -> npt.NDArray[np.complex128]:
 
 
 @lru_cache(maxsize=32)
-def _template(length: int, n_id_2: int, offset_scs: float) -> npt.NDArray[np.complex64]:
-    """Conjugate spectrum of the PSS shifted by `offset_scs`. Shape [length]."""
+def _template(n_id_2: int, offset_scs: float) -> npt.NDArray[np.complex64]:
+    """Conjugate spectrum of the PSS shifted by `offset_scs`. Shape [_SEGMENT]."""
     shift = np.exp(2j * np.pi * offset_scs * np.arange(SSB_FFT) / SSB_FFT)
-    return np.asarray(np.conj(scipy.fft.fft((pss_symbol(n_id_2) * shift).astype(np.complex64), length)))
+    return np.asarray(np.conj(scipy.fft.fft((pss_symbol(n_id_2) * shift).astype(np.complex64), _SEGMENT)))
 
 
-def _sync_band(band: Band) -> npt.NDArray[np.complex64]:
-    """The spectrum of `band` without what no PSS can occupy; a strong neighbour must not leak into the filter."""
+def _sync_samples(band: Band) -> npt.NDArray[np.complex64]:
+    """The band in time without what no PSS can occupy; a strong neighbour must not leak into the filter."""
     bins = np.abs(np.fft.fftfreq(band.spectrum.shape[1], 1.0 / SSB_FFT))
-    return np.asarray(band.spectrum * (bins <= (SYNC_SUBCARRIERS + 1) / 2 + max(OFFSETS_SCS)), np.complex64)
+    kept = bins <= (SYNC_SUBCARRIERS + 1) / 2 + max(OFFSETS_SCS)
+    return np.asarray(scipy.fft.ifft(np.where(kept, band.spectrum, np.complex64(0)), axis=1, overwrite_x=True))
 
 
-def _window_energy(spectrum: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
-    """Energy over the SSB_FFT samples that start at each sample, over all chains. spectrum [A, L] to shape [L]."""
-    power = np.asarray(np.sum(np.abs(scipy.fft.ifft(spectrum, axis=1)) ** 2, axis=0, dtype=np.float64))
-    total = np.concatenate([[0.0], np.cumsum(np.concatenate([power, power[: SSB_FFT - 1]]))])
-    return np.asarray(total[SSB_FFT:] - total[:-SSB_FFT], np.float32)
+@kernel
+def _window_energy(samples: npt.NDArray[np.complex64], starts: int) -> npt.NDArray[np.float32]:
+    """Energy over the SSB_FFT samples that start at each of the first `starts` samples, over all chains. [starts]."""
+    total = np.zeros(starts + SSB_FFT)
+    for antenna in range(samples.shape[0]):
+        running = 0.0
+        for i in range(starts + SSB_FFT - 1):
+            value = samples[antenna, i]
+            running += value.real * value.real + value.imag * value.imag
+            total[i + 1] += running
+    energy = np.empty(starts, np.float32)
+    for start in range(starts):
+        energy[start] = total[start + SSB_FFT] - total[start]
+    return energy
 
 
-def threshold(trials: int) -> float:
-    """The metric that noise exceeds in any of `trials` with probability `FALSE_ALARM`.
+def threshold(trials: float, false_alarm: float = FALSE_ALARM) -> float:
+    """The metric that noise exceeds in any of `trials` with probability `false_alarm`, on one antenna.
 
     For white noise in the PSS's D = 127 dimensions the metric is Beta(1, D - 1): P(metric > t) = (1 - t)^(D - 1).
+    With several antennas the metric scatters less and the threshold is safe.
     """
-    return float(-np.expm1(np.log(FALSE_ALARM / trials) / (SYNC_SUBCARRIERS - 1)))
+    return float(-np.expm1(np.log(false_alarm / trials) / (SYNC_SUBCARRIERS - 1)))
 
 
-def find_pss(
-    band: Band,
-    *,
-    hypotheses: int = 1,
-    n_id_2s: tuple[int, ...] = (0, 1, 2),
-    offsets_scs: tuple[float, ...] = OFFSETS_SCS,
-) -> list[PssDetection]:
+def pss_trials(band: Band) -> int:
+    """How many places, sequences and offsets `find_pss` looks at in `band`."""
+    last_start = min(band.valid_samples, band.spectrum.shape[1]) - (SSB_SAMPLES - SSB_CP)
+    return 3 * len(OFFSETS_SCS) * max(int(last_start) + 1, 0)
+
+
+def find_pss(band: Band, *, hypotheses: int = 1, expected_false: float = FALSE_ALARM) -> list[PssDetection]:
     """Every PSS in `band` whose block ends in it, the best first; of overlapping ones of a kind the better.
 
-    hypotheses: bands searched in all, which share the false-alarm probability.
+    hypotheses: bands searched in all, which share the `expected_false` detections that noise yields on average.
     """
-    length = band.spectrum.shape[1]
-    last_start = min(band.valid_samples, length) - (SSB_SAMPLES - SSB_CP)
-    if last_start < 0:
+    starts = pss_trials(band) // (3 * len(OFFSETS_SCS))
+    if starts == 0:
         return []
-    spectrum = _sync_band(band)
-    energy = _window_energy(spectrum)[: last_start + 1]
-    floor = np.float32(1e-12) * max(float(energy.max()), 1e-30)
-    limit = threshold(hypotheses * 3 * len(OFFSETS_SCS) * (last_start + 1))
+    samples = _sync_samples(band)
+    energy = _window_energy(samples, starts)
+    energy += np.float32(1e-12) * max(float(energy.max()), 1e-30)
+    limit = threshold(hypotheses * pss_trials(band), expected_false)
     found: list[PssDetection] = []
-    for n_id_2 in n_id_2s:
-        for offset_scs in offsets_scs:
-            output = scipy.fft.ifft(spectrum * _template(length, n_id_2, offset_scs), axis=1)
-            power = np.sum(np.abs(output[:, : last_start + 1]) ** 2, axis=0)
-            metric = power / (energy + floor)
-            found += [
-                PssDetection(n_id_2, sample, offset_scs, float(metric[sample])) for sample in _peaks(metric, limit)
-            ]
+    for first in range(0, starts, _SEGMENTS_AT_ONCE * _STEP):
+        count = min(starts - first, _SEGMENTS_AT_ONCE * _STEP)
+        found += _search_segments(samples[:, first:], energy[first : first + count], first, limit)
     return _best_of_overlapping(found)
 
 
-def _peaks(metric: npt.NDArray[np.float32], limit: float) -> list[int]:
-    """Where `metric` exceeds `limit` and is the greatest within one symbol."""
-    peaks: list[int] = []
-    for sample in np.flatnonzero(metric > limit):
-        if peaks and sample - peaks[-1] < SSB_FFT:
-            if metric[sample] > metric[peaks[-1]]:
-                peaks[-1] = int(sample)
-        else:
-            peaks.append(int(sample))
-    return peaks
+def _search_segments(
+    samples: npt.NDArray[np.complex64], energy: npt.NDArray[np.float32], first_sample: int, limit: float
+) -> list[PssDetection]:
+    """Detections that start at the first len(energy) of `samples` [A, >=], which begin at `first_sample`."""
+    antennas, count = len(samples), len(energy)
+    segments = -(-count // _STEP)
+    padded = np.zeros((antennas, segments * _STEP + SSB_FFT - 1), np.complex64)
+    usable = min(samples.shape[1], padded.shape[1])
+    padded[:, :usable] = samples[:, :usable]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _SEGMENT, axis=1)[:, ::_STEP]
+    spectra = scipy.fft.fft(windows, axis=2)
+    product = np.empty_like(spectra)
+    limits = energy * np.float32(limit)
+    found: list[PssDetection] = []
+    places, metrics = np.empty(_MAX_PEAKS, np.int64), np.empty(_MAX_PEAKS, np.float32)
+    for n_id_2 in range(3):
+        for offset_scs in OFFSETS_SCS:
+            np.multiply(spectra, _template(n_id_2, offset_scs), out=product)
+            outputs = scipy.fft.ifft(product, axis=2, overwrite_x=True)
+            peaks = _peaks(outputs.view(np.float32), limits, np.float32(limit), _STEP, places, metrics)
+            found += [
+                PssDetection(n_id_2, first_sample + int(places[i]), offset_scs, float(metrics[i]), antennas)
+                for i in range(peaks)
+            ]
+    return found
+
+
+@kernel
+def _peaks(
+    outputs: npt.NDArray[np.float32],
+    limits: npt.NDArray[np.float32],
+    limit: np.float32,
+    step: int,
+    places: npt.NDArray[np.int64],
+    metrics: npt.NDArray[np.float32],
+) -> int:
+    """Where the filter's power exceeds `limits` and is the greatest within one symbol; fills places and metrics.
+
+    outputs [A, segments, 2 x length]: real and imaginary parts, of which the first `step` of each segment hold.
+    limits: `limit` times the energy at each start. Returns how many; of too many the least is given up.
+    """
+    found, last, into = 0, -SSB_FFT, -1
+    power = np.empty(step, np.float32)
+    for segment in range(outputs.shape[1]):
+        first = segment * step
+        count = min(step, limits.size - first)
+        power[:] = np.float32(0.0)
+        for antenna in range(outputs.shape[0]):
+            for i in range(count):
+                real, imag = outputs[antenna, segment, 2 * i], outputs[antenna, segment, 2 * i + 1]
+                power[i] += real * real + imag * imag
+        above = 0
+        for i in range(count):  # branchless, so that it is vectorised: hardly any segment holds a peak
+            above += power[i] > limits[first + i]
+        if above == 0:
+            continue
+        for i in range(count):
+            if power[i] <= limits[first + i]:
+                continue
+            metric = limit * power[i] / limits[first + i]
+            if first + i - last >= SSB_FFT or into < 0:
+                into = found if found < places.size else int(np.argmin(metrics))
+                if found < places.size:
+                    found += 1
+                elif metrics[into] >= metric:
+                    into = -1
+                    continue
+            elif metric <= metrics[into]:
+                continue
+            places[into], metrics[into], last = first + i, metric, first + i
+    return found
 
 
 def _best_of_overlapping(found: list[PssDetection]) -> list[PssDetection]:
@@ -129,12 +229,10 @@ def _best_of_overlapping(found: list[PssDetection]) -> list[PssDetection]:
     Cells of a TDD network send at the same instant, so different sequences may well overlap.
     """
     kept: list[PssDetection] = []
+    starts: dict[int, list[int]] = {0: [], 1: [], 2: []}
     for candidate in sorted(found, key=lambda detection: -detection.metric):
-        if not any(_is_echo(candidate, better) for better in kept):
+        taken = starts[candidate.n_id_2]
+        if not any(abs(candidate.first_sample - start) < SSB_FFT for start in taken):
+            taken.append(candidate.first_sample)
             kept.append(candidate)
     return kept
-
-
-def _is_echo(candidate: PssDetection, better: PssDetection) -> bool:
-    apart = abs(candidate.first_sample - better.first_sample)
-    return candidate.n_id_2 == better.n_id_2 and apart < SSB_FFT

@@ -8,8 +8,8 @@ SSB_FFT = 256
 """FFT length in which the SSB is handled: the smallest power of two that holds its 240 subcarriers."""
 
 SSB_CP = 18
-"""Cyclic prefix in samples at `SSB_FFT`: 144 kappa 2^-mu of a 2048-point FFT. The longer prefix that begins
-every half subframe never falls inside an SSB for the first symbols of cases A, B and C."""
+"""Cyclic prefix in samples at `SSB_FFT`: 144 kappa 2^-mu of a 2048-point FFT. No pattern puts an SSB on a symbol with
+the longer prefix that begins every half subframe (`ssb_patterns`)."""
 
 SSB_SYMBOL = SSB_FFT + SSB_CP
 SSB_SAMPLES = SSB_SYMBOLS * SSB_SYMBOL
@@ -44,5 +44,9 @@ def max_ssb_per_half_frame(ssb_center_hz: float, scs_hz: float) -> int:
     """
     if ssb_center_hz > FR1_MAX_HZ:
         return 64
-    unpaired = any(low_hz <= ssb_center_hz <= high_hz for low_hz, high_hz in _UNPAIRED_HZ)
-    return 8 if ssb_center_hz > 3e9 or (scs_hz == 30e3 and unpaired) else 4
+    return 8 if ssb_center_hz > 3e9 or (scs_hz == 30e3 and is_unpaired_30_khz(ssb_center_hz)) else 4
+
+
+def is_unpaired_30_khz(ssb_center_hz: float) -> bool:
+    """Whether an SSB of 30 kHz up to 3 GHz lies in a TDD band, which decides its pattern."""
+    return any(low_hz <= ssb_center_hz <= high_hz for low_hz, high_hz in _UNPAIRED_HZ)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.messages import IqBlock
+from tests.ingest.nr.broadcast import Broadcast, pbch_symbols
 
 Complex = npt.NDArray[np.complex128]
 
@@ -58,22 +59,26 @@ def slow_pbch_dmrs(pci: int, index_bar: int) -> list[complex]:
 
 
 @cache
-def ssb_grid(pci: int, index_bar: int) -> Complex:
-    """The resource elements [symbol, subcarrier] by table 7.4.3.1-1, the PBCH's data being random QPSK."""
+def ssb_grid(pci: int, index_bar: int, said: Broadcast | None = None) -> Complex:
+    """The resource elements [symbol, subcarrier] by table 7.4.3.1-1; without `said` the PBCH's data are random QPSK."""
     grid = np.zeros((SSB_SYMBOLS, SSB_SUBCARRIERS), np.complex128)
     rng = np.random.default_rng([pci, index_bar])
     dmrs = iter(slow_pbch_dmrs(pci, index_bar))
+    data = iter(pbch_symbols(said, pci, index_bar)) if said else None
     grid[0, SYNC] = slow_pss(pci % 3)
     grid[2, SYNC] = slow_sss(pci)
     for symbol in (1, 2, 3):
         for subcarrier in range(SSB_SUBCARRIERS):
             if symbol == 2 and 48 <= subcarrier <= 191:
                 continue
-            is_dmrs = subcarrier % 4 == pci % 4
-            grid[symbol, subcarrier] = (
-                next(dmrs) if is_dmrs else (rng.choice([1, -1]) + 1j * rng.choice([1, -1])) / 2**0.5
-            )
+            if subcarrier % 4 == pci % 4:
+                grid[symbol, subcarrier] = next(dmrs)
+            elif data:
+                grid[symbol, subcarrier] = next(data)
+            else:
+                grid[symbol, subcarrier] = (rng.choice([1, -1]) + 1j * rng.choice([1, -1])) / 2**0.5
     assert next(dmrs, None) is None
+    assert data is None or next(data, None) is None
     return grid
 
 
@@ -82,7 +87,7 @@ class Ssb:
     """One SS/PBCH block on the air. start_s: where its first cyclic prefix begins. cfo_hz: carrier minus raster.
 
     index_bar: what its DMRS tells of its index. taps: (delay [s], gain) of the channel, the phase of a gain being that
-    at the raster frequency. gain: amplitude of a resource element at each receive antenna.
+    at the raster frequency. gain: amplitude of a resource element at each receive antenna. said: what its PBCH says.
     """
 
     pci: int
@@ -93,6 +98,7 @@ class Ssb:
     cfo_hz: float = 0.0
     taps: tuple[tuple[float, complex], ...] = ((0.0, 1.0),)
     gain: tuple[complex, ...] = (1.0,)
+    said: Broadcast | None = None
 
     @property
     def duration_s(self) -> float:
@@ -111,7 +117,7 @@ class Ssb:
         return np.multiply.outer(np.array(self.gain), seen)
 
     def _grid(self) -> Complex:
-        return ssb_grid(self.pci, self.index_bar)
+        return ssb_grid(self.pci, self.index_bar, self.said)
 
     def _path(self, times_s: npt.NDArray[np.float64]) -> Complex:
         grid = self._grid()

@@ -189,8 +189,8 @@ def test_another_sender_is_another_stream(change: dict[str, object], rng: np.ran
 
 
 def test_a_cell_that_appears_later_is_found_within_a_second(rng: np.random.Generator) -> None:
-    """While one cell is known, others are looked for once a second of signal."""
-    receiver = NrReceiver()
+    """While one cell is known, others are looked for as often as told: here once a second of signal."""
+    receiver = NrReceiver(research_s=1.0)
     found: dict[str, list[int]] = {"pci7.ssb0": [], "pci8.ssb0": []}
     for n in range(13):  # every tenth of a second
         first = Ssb(pci=7, start_s=n / 10 + 1e-4, raster_hz=N78_HZ)
