@@ -116,13 +116,16 @@ def _window_energy(samples: npt.NDArray[np.complex64], starts: int) -> npt.NDArr
     return energy
 
 
-def threshold(trials: float, false_alarm: float = FALSE_ALARM) -> float:
-    """The metric that noise exceeds in any of `trials` with probability `false_alarm`, on one antenna.
+def threshold(trials: float, false_alarm: float = FALSE_ALARM, antennas: int = 1) -> float:
+    """The metric that noise exceeds `false_alarm` times in `trials` on average.
 
-    For white noise in the PSS's D = 127 dimensions the metric is Beta(1, D - 1): P(metric > t) = (1 - t)^(D - 1).
-    With several antennas the metric scatters less and the threshold is safe.
+    For white noise in the PSS's D = 127 dimensions the metric is Beta(1, D - 1): P(metric > t) = (1 - t)^(D - 1); over
+    A antennas, Beta(A, A (D - 1)).
     """
-    return float(-np.expm1(np.log(false_alarm / trials) / (SYNC_SUBCARRIERS - 1)))
+    if antennas == 1:
+        return float(-np.expm1(np.log(false_alarm / trials) / (SYNC_SUBCARRIERS - 1)))
+    tail = min(false_alarm / trials, 1.0)
+    return float(1.0 - scipy.special.betaincinv(antennas * (SYNC_SUBCARRIERS - 1), antennas, tail))
 
 
 def pss_trials(band: Band) -> int:
@@ -142,7 +145,7 @@ def find_pss(band: Band, *, hypotheses: int = 1, expected_false: float = FALSE_A
     samples = _sync_samples(band)
     energy = _window_energy(samples, starts)
     energy += np.float32(1e-12) * max(float(energy.max()), 1e-30)
-    limit = threshold(hypotheses * pss_trials(band), expected_false)
+    limit = threshold(hypotheses * pss_trials(band), expected_false, len(samples))
     found: list[PssDetection] = []
     for first in range(0, starts, _SEGMENTS_AT_ONCE * _STEP):
         count = min(starts - first, _SEGMENTS_AT_ONCE * _STEP)

@@ -124,7 +124,7 @@ def measure_ssb(band: Band, detection: PssDetection, raster_hz: float, *, hypoth
     scs_hz = band.rate_hz / SSB_FFT
     phases = symbol_phases(raster_hz, scs_hz)
     trials = hypotheses * pss_trials(band)
-    limit = threshold(max(trials, 1))
+    limit = threshold(max(trials, 1), antennas=len(samples))
     unproved: SsbMeasurement | None = None
     for identity in identify(samples, detection, phases, trials):
         grid = _settle(samples, phases, identity)

@@ -142,8 +142,10 @@ class SsbTracker:
         self._timing.predict(elapsed_s)
         self._half_frame = half_frame
         scs_hz, cfo_hz = self.last.scs_hz, self._cfo.value
-        grid = self.grid(stretch, start, cfo_hz)
-        if not self._is_there(grid.elements):
+        with np.errstate(over="ignore", invalid="ignore"):  # samples of absurd size are no block
+            grid = self.grid(stretch, start, cfo_hz)
+            there = self._is_there(grid.elements)
+        if not there:
             self.missed += 1
             self._learn_period()
             return None
@@ -228,9 +230,11 @@ class SsbTracker:
         symbols, places, conjugate, taps = self._pilots
         seen = elements[:, symbols, places] * conjugate
         power = float(np.vdot(seen, seen).real)
+        if not 0 < power < np.inf:
+            return False
         best = float(np.max(np.sum(np.abs(seen @ taps) ** 2, axis=0)))
         antennas, pilots = seen.shape
-        evidence = beta_evidence(best / max(pilots * power, 1e-300), antennas, antennas * (pilots - 1))
+        evidence = beta_evidence(best / (pilots * power), antennas, antennas * (pilots - 1))
         return bool(evidence > np.log(len(DELAYS) / FALSE_PRESENCE))
 
 
