@@ -29,7 +29,7 @@ SETTLE_S = 0.04
 
 _PIECE_S = 0.02
 """The longest stretch that is searched at once; it bounds the memory of a search."""
-_MAX_LEVEL = 1e6
+_MAX_LEVEL, _SILENCE = 1e6, 1e-30
 _MAX_CELLS = 1000
 """Cells and trackers remembered; the weakest are forgotten first."""
 
@@ -170,7 +170,8 @@ class SsbReceiver:
             samples = stretch.take(first, min(first + piece + overlap, stretch.end))
             unit = _unit(samples)
             if unit != 1.0:
-                samples = samples / np.float32(unit)
+                parts = np.ascontiguousarray(samples).view(np.float32) / np.float32(unit)
+                samples = parts.view(np.complex64)
             spectrum = WidebandSpectrum(samples, rate_hz, center_hz, scs_hz)
             for raster_hz in positions:
                 band = spectrum.band(raster_hz)
@@ -230,6 +231,7 @@ def _time(item: tuple[float, SsbMeasurement]) -> float:
 
 def _unit(samples: npt.NDArray[np.complex64]) -> float:
     """What to divide samples by where they are so great or small that their squares leave single precision; else 1."""
-    parts = samples.view(np.float32)
-    peak = max(float(parts.max()), -float(parts.min()))
-    return peak if peak > _MAX_LEVEL or 0 < peak < 1 / _MAX_LEVEL else 1.0
+    peak = max(
+        float(samples.real.max()), -float(samples.real.min()), float(samples.imag.max()), -float(samples.imag.min())
+    )
+    return peak if peak > _MAX_LEVEL or _SILENCE < peak < 1 / _MAX_LEVEL else 1.0

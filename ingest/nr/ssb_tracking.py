@@ -28,6 +28,9 @@ MAX_MISSED = 8
 FALSE_PRESENCE = 1e-6
 """Probability that noise passes for the expected block."""
 
+MAX_BLIND_S = 2.0
+"""After so long without a block, whatever the reason, its time is no longer known well enough."""
+
 DECODE_EVERY = 50
 """Of so many blocks one has its PBCH read again: once a second at the usual period of 20 ms."""
 
@@ -76,13 +79,14 @@ class SsbTracker:
         self._pilots = _pilots(found)
         sample_s = 1.0 / (SSB_FFT * scs_hz)
         self._timing = DriftFilter(0.0, (2e-9) ** 2, (2e-8) ** 2, ((0.3 * sample_s) ** 2, (5e-6) ** 2))
-        self._cfo = DriftFilter(found.cfo_hz, (3e-4 * scs_hz) ** 2, (1e-3 * scs_hz) ** 2, ((0.02 * scs_hz) ** 2, 1e2))
+        self._cfo = DriftFilter(found.cfo_hz, (1e-3 * scs_hz) ** 2, (3e-3 * scs_hz) ** 2, ((0.02 * scs_hz) ** 2, 1e4))
         self._anchor_s = time_s + found.delay_s
         self._half_frame = 0
         self._next, self._step = 1, 1
         self._hits = [0]
         self._mib, self._mib_half_frame = found.mib, 0
         self._since_decoded = 0
+        self._blind = False
         self.timing: FrameTiming | None = frame_timing(found, self._anchor_s, case)
 
     @property
@@ -104,7 +108,8 @@ class SsbTracker:
 
     @property
     def lost(self) -> bool:
-        return self.missed >= MAX_MISSED * (1 if self._step > 1 else _LEARNING_HALF_FRAMES // MAX_MISSED)
+        learning = self._step == 1 and self._half_frame < _LEARNING_HALF_FRAMES
+        return self._blind or self.missed >= (_LEARNING_HALF_FRAMES if learning else MAX_MISSED)
 
     def _start_s(self, half_frame: int) -> float:
         """Where the block that many half frames after the first one is expected to start."""
@@ -121,6 +126,7 @@ class SsbTracker:
             half_frame, self._next = self._next, self._next + self._step
             if start < stretch.first_sample:
                 self._skip_to(stretch.first_sample / self._rate_hz)
+                self._blind |= (self._next - self._hits[-1]) * HALF_FRAME_S > MAX_BLIND_S
                 continue
             block = self._measure_at(stretch, half_frame, start)
             if block is not None:
@@ -186,7 +192,7 @@ class SsbTracker:
         turn = SSB_FFT / (2 * SSB_SYMBOL) / (2 * np.pi) * self.last.scs_hz
         self._cfo.correct(found.cfo_hz, turn**2 * spread + (1e-3 * self.last.scs_hz) ** 2)
         sample_s = 1.0 / (SSB_FFT * self.last.scs_hz)
-        self._timing.correct(self._timing.value + found.delay_s, (0.03 * sample_s) ** 2 + sample_s**2 * spread)
+        self._timing.correct(self._timing.value + found.delay_s, (0.03 * sample_s) ** 2 + (6 * sample_s) ** 2 * spread)
         self.missed = 0
         self.last = found
         self._hits.append(half_frame)

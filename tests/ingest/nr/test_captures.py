@@ -70,6 +70,48 @@ def test_the_cell_is_found_without_being_told_where(recording: Recording, alone:
     assert frame.cfr.shape == (1, 1, 60)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a cell's PBCH says and where its frame lies."""
+
+    sfn: int
+    pattern: str
+    frame_start_s: float
+    scs_common_hz: float
+    k_ssb: int
+    pdcch_config_sib1: int
+    cell_barred: bool
+
+
+TOLD = {
+    # k_SSB 31 and no SIB1: a carrier for terminals that an LTE cell controls.
+    N78.name: Told(978, "C", 7.76484e-3 - 71.875e-6, 15e3, 31, 0, True),
+    N3.name: Told(784, "A", 0.143229e-3 - 143.229e-6, 15e3, 6, 96, False),
+    SIB.name: Told(512, "C", 71.615e-6 - 71.875e-6, 30e3, 12, 48, False),
+}
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("recording", ALL, ids=lambda recording: recording.name)
+def test_the_cell_is_proved_and_tells_its_frame(recording: Recording, data: Path) -> None:
+    receiver = NrReceiver()
+    one = block(recording.samples(data), rate_hz=recording.rate_hz, center_hz=recording.center_hz)
+    assert len(list(receiver.process(one))) == 1
+    (cell,) = receiver.cells
+    mib, timing, told = cell.mib, cell.timing, TOLD[recording.name]
+    assert mib is not None
+    assert timing is not None
+    assert (mib.sfn, mib.half_frame, mib.dmrs_type_a_position) == (told.sfn, 0, 2)
+    assert (mib.scs_common_hz, mib.k_ssb, mib.pdcch_config_sib1) == (
+        told.scs_common_hz,
+        told.k_ssb,
+        told.pdcch_config_sib1,
+    )
+    assert mib.cell_barred == told.cell_barred
+    assert (timing.case, timing.sfn, timing.slot, timing.symbol) == (told.pattern, told.sfn, 0, 2)
+    assert timing.frame_start_s == pytest.approx(told.frame_start_s, abs=2e-7)
+
+
 def test_the_golden_vector_is_clean(alone: dict[str, ChannelFrame]) -> None:
     frame = alone[N3.name]
     assert frame.cfo_hz == pytest.approx(0.0, abs=3.0)
