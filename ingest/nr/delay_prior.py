@@ -9,19 +9,36 @@ told apart by their covers: each has its own stretch of the grid.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import zherk
+from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dsyrk, zherk
 
 Complex = npt.NDArray[np.complex128]
 Real = npt.NDArray[np.float64]
+Field = npt.NDArray[np.inexact[Any]]
 
 _OVERSAMPLING = 2.0
-"""Grid points per inverse pilot bandwidth. With one, a path between two points costs 10 dB and more at 20 dB SNR."""
+_FINER = 12
+"""Coarse grid points per inverse pilot bandwidth, and how many times finer delays are told where there is power.
+
+A path between two points is taken for two paths. With the coarse grid alone the estimate lost 2 dB of what the true
+delays give at 30 dB SNR and 52 PRBs (TDL-C, 200 ns), 3 dB at 106 PRBs."""
+
+_LEAK = 0.02
+_REACH = (1, 2, 4, 6)
+"""Before a fit each delay gives this share of its power to each of the delays so many fine steps away."""
+
+_MOMENTUM = 0.7
+"""Share of the last round's step, in the logarithm of the powers, that is taken again."""
 
 _SUBSPACE_TOLERANCE = 1e-6
 """Share of the strongest direction's power below which a direction of the subspace is left out."""
+
+_STRONG_SHARE = 0.03
+"""Likewise for a direction that is strong."""
 
 _MAX_SUBSPACE_SHARE = 0.75
 """Of the pilots' dimensions; the rest tells the noise."""
@@ -29,10 +46,10 @@ _MAX_SUBSPACE_SHARE = 0.75
 _MEMORY = 96
 """Observations that the running covariance reaches back."""
 
-_SETTLED = 3e-3
+_LARGEST_STEP = 4.0
 _DOUBTED = 4
 _FLOOR = 1e-7
-_NEGLIGIBLE = 1e-3
+_NEGLIGIBLE = 3e-3
 """A delay whose power over all pilots is less than this share of the noise is not worth a round."""
 
 
@@ -58,7 +75,8 @@ class DelayWindow:
 class DelayPrior:
     """Learns the powers per delay of G ports over pilots on tones_hz [S] with covers [G, S].
 
-    `subspace` [S, r] spans what the window lets through, orthonormal. `powers` [G, D]: prior power at `delays_s` [D].
+    `subspace` [S, r] spans what the window lets through, orthonormal; its last `strong` directions hold nearly all of
+    what comes from any delay in the window. `powers` [G, D]: prior power at `delays_s` [D].
     `observations`: how many were learnt from. Raises ValueError where ports cannot be told apart by these pilots.
     """
 
@@ -68,19 +86,24 @@ class DelayPrior:
         self._pilots = len(tones_hz)
         span_hz = float(np.ptp(tones_hz)) + float(np.diff(tones_hz).min(initial=np.inf) if len(tones_hz) > 1 else 0.0)
         points = max(int(np.ceil(window.length_s * span_hz * _OVERSAMPLING)) + 1, 4)
-        self.delays_s = np.linspace(window.earliest_s, window.latest_s, points)
+        self.delays_s = np.linspace(window.earliest_s, window.latest_s, (points - 1) * _FINER + 1)
+        self._is_coarse = np.tile(np.arange(len(self.delays_s)) % _FINER == 0, self.ports)
         fourier = np.exp(-2j * np.pi * tones_hz[:, None] * self.delays_s)
-        steering = np.concatenate([cover[:, None] * fourier for cover in covers], axis=1)
-        left, singular, _ = np.linalg.svd(steering, full_matrices=False)
-        share = singular**2 / singular[0] ** 2
-        rank = min(int(np.count_nonzero(share > _SUBSPACE_TOLERANCE)), max(int(_MAX_SUBSPACE_SHARE * len(tones_hz)), 1))
+        steering, self._turns = _without_phase(np.concatenate([cover[:, None] * fourier for cover in covers], axis=1))
+        strengths, directions = _directions(steering[:, self._is_coarse])
+        rank = int(np.count_nonzero(strengths > _SUBSPACE_TOLERANCE * strengths[-1]))
+        rank = min(rank, max(int(_MAX_SUBSPACE_SHARE * len(tones_hz)), 1))
         if rank < self.ports:
             raise ValueError(f"{self.ports} ports cannot be told apart by {len(tones_hz)} pilots")
-        self.subspace: Complex = np.ascontiguousarray(left[:, :rank])
-        self._steering: Complex = self.subspace.conj().T @ steering
-        self._lower: Complex = np.zeros((rank, rank), np.complex128, "F")
-        self._covariance: Complex = self._lower
+        strong = int(np.count_nonzero(strengths > _STRONG_SHARE * strengths[-1]))
+        self.strong = min(max(strong, self.ports), rank)
+        basis = directions[:, -rank:]
+        self.subspace: Complex = np.ascontiguousarray(_with_phase(basis) if np.isrealobj(basis) else basis)
+        self._steering: Field = np.asfortranarray(basis.conj().T @ steering)
+        self._lower: Field = np.zeros((rank, rank), self._steering.dtype, "F")
+        self._covariance: Field = self._lower
         self._powers: Real | None = None
+        self._step: Real = np.zeros(steering.shape[1])
         self._noise = 0.0
         self.observations = 0
 
@@ -94,8 +117,13 @@ class DelayPrior:
     def observe(self, projected: npt.NDArray[np.complexfloating], noise_power: float) -> None:
         """Take in `projected` [r, n], pilots in the subspace with noise of `noise_power` per entry."""
         weight = max(1.0 / (self.observations + 1), 1.0 / _MEMORY)
-        columns = np.asfortranarray(projected, np.complex128)
-        self._lower = zherk(weight / columns.shape[1], columns, 1.0 - weight, self._lower, lower=1, overwrite_c=1)
+        share = weight / projected.shape[1]
+        if np.isrealobj(self._lower):
+            columns = np.concatenate([projected.real, projected.imag], axis=1, dtype=np.float64)
+            self._lower = dsyrk(share, columns, 1.0 - weight, self._lower, lower=1, overwrite_c=1)
+        else:
+            columns = np.asfortranarray(projected, np.complex128)
+            self._lower = zherk(share, columns, 1.0 - weight, self._lower, lower=1, overwrite_c=1)
         self._noise = (1.0 - weight) * self._noise + weight * noise_power
         self.observations += 1
 
@@ -104,7 +132,7 @@ class DelayPrior:
         self.observations = min(self.observations, _DOUBTED)
 
     def fit(self, rounds: int) -> None:
-        """Fit the powers to what was observed, by `rounds` rounds over the delays that matter and one over all.
+        """Fit the powers to what was observed: a round over the coarse grid, `rounds` over the delays that matter.
 
         At a maximum of the likelihood a_i^H C^-1 S C^-1 a_i = a_i^H C^-1 a_i wherever p_i > 0; the powers are
         multiplied by the ratio of the two sides, as in covariance fitting (Stoica et al., SPICE and its LIKES variant).
@@ -113,33 +141,50 @@ class DelayPrior:
         if self._powers is None:
             energy = float(np.trace(self._covariance).real) - self._noise * len(self._covariance)
             energy = max(energy, 1e-3 * self._noise * len(self._covariance))
-            self._powers = np.full(self._steering.shape[1], energy / float(np.sum(np.abs(self._steering) ** 2)))
-        self._improve(np.arange(len(self._powers)))
+            coarse = self._steering[:, self._is_coarse]
+            self._powers = np.where(self._is_coarse, energy / float(np.sum(np.abs(coarse) ** 2)), 0.0)
+        self._step = np.zeros(len(self._powers))
+        self._improve(np.flatnonzero(self._is_coarse | (self._powers > 0.0)))
+        self._spread()
         for _ in range(rounds):
-            change = self._improve(self._active(_NEGLIGIBLE * self._noise))
-            if change < _SETTLED:
-                break
+            self._improve(self._active(_NEGLIGIBLE * self._noise))
+
+    def _spread(self) -> None:
+        """Let a little power leak to the delays beside, so that it can move there if that is where it comes from."""
+        powers = self.powers
+        found = (1.0 - 2.0 * _LEAK * len(_REACH)) * powers
+        for step in _REACH:
+            found[:, step:] += _LEAK * powers[:, :-step]
+            found[:, :-step] += _LEAK * powers[:, step:]
+        self._powers = found.ravel()
 
     def _active(self, floor: float) -> npt.NDArray[np.int64]:
         """The delays whose power over all pilots exceeds `floor`."""
         powers = self.powers.ravel()
         return np.flatnonzero(powers > max(floor / self._pilots, 1e-9 * float(powers.max())))
 
-    def _improve(self, active: npt.NDArray[np.int64]) -> float:
-        """One round of the fixed point over the delays `active`; by what share of the power it changed them."""
+    def _improve(self, active: npt.NDArray[np.int64]) -> None:
+        """One round of the fixed point over the delays `active`.
+
+        Delays in between that have lost their power are dropped; the coarse ones are kept, as powers may come back.
+        """
         assert self._powers is not None
         steering = self._steering[:, active]
         covariance = (steering * self._powers[active]) @ steering.conj().T
-        covariance[np.diag_indices_from(covariance)] += max(self._noise, 1e-12 * float(self._powers.sum()))
-        whitened = np.linalg.solve(covariance, steering)
+        covariance[np.diag_indices_from(covariance)] += max(
+            self._noise, 1e-12 * self._pilots * float(self._powers.sum())
+        )
+        factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
+        whitened = cho_solve(factor, steering, check_finite=False)
         found = np.sum(whitened.conj() * (self._covariance @ whitened), axis=0).real
         expected = np.sum(steering.conj() * whitened, axis=0).real
         before = self._powers[active]
-        powers = np.maximum(
-            before * np.maximum(found, 0.0) / np.maximum(expected, 1e-300), _FLOOR * float(self._powers.mean())
-        )
+        step = np.log(np.maximum(found, 1e-300) / np.maximum(expected, 1e-300)) + _MOMENTUM * self._step[active]
+        self._step[active] = step = np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        powers = before * np.exp(step)
+        least = _FLOOR * float(np.sum(powers)) / np.count_nonzero(self._is_coarse)
+        powers = np.where(powers > least, powers, np.where(self._is_coarse[active], least, 0.0))
         self._powers[active] = powers
-        return float(np.sum(np.abs(powers - before)) / np.sum(powers))
 
     def modes(self, floor: float) -> tuple[Real, Complex]:
         """Eigenvalues above `floor` [q], ascending, and eigenvectors [r, q] of the prior covariance; one at least."""
@@ -158,10 +203,11 @@ class DelayPrior:
 
     def cross_covariance(self, port: int, tones_hz: Real) -> Complex:
         """Prior covariance between the port's channel on tones_hz [O] and the subspace. Shape [O, r]."""
-        fourier = np.exp(-2j * np.pi * tones_hz[:, None] * self.delays_s)
-        points = len(self.delays_s)
-        steering = self._steering[:, port * points : (port + 1) * points]
-        return np.asarray((fourier * self.powers[port]) @ steering.conj().T)
+        powers = self.powers[port]
+        active = np.flatnonzero(powers > 1e-9 * float(powers.max()))
+        fourier = np.exp(-2j * np.pi * tones_hz[:, None] * self.delays_s[active])
+        columns = port * len(self.delays_s) + active
+        return np.asarray((fourier * (powers[active] * self._turns[columns])) @ self._steering[:, columns].conj().T)
 
     def moments_s(self, port: int) -> tuple[float, float]:
         """Mean delay and RMS delay spread of a port by its powers."""
@@ -169,3 +215,43 @@ class DelayPrior:
         total = float(powers.sum())
         mean_s = float(powers @ self.delays_s) / total
         return mean_s, float(np.sqrt(max(powers @ (self.delays_s - mean_s) ** 2 / total, 0.0)))
+
+
+def _directions(columns: Field) -> tuple[Real, Field]:
+    """Squared singular values [k] of columns [S, D], ascending, and left singular vectors [S, k].
+
+    By the eigenvalues of the smaller Gram matrix: accurate enough for what `_SUBSPACE_TOLERANCE` keeps, faster, and
+    where the singular values fall to nothing LAPACK's divide and conquer was seen to fail.
+    """
+    if len(columns) <= columns.shape[1]:
+        strengths, directions = np.linalg.eigh(columns @ columns.conj().T)
+        return np.maximum(strengths, 0.0), directions
+    strengths, right = np.linalg.eigh(columns.conj().T @ columns)
+    strengths = np.maximum(strengths, 0.0)
+    return strengths, columns @ right / np.sqrt(np.maximum(strengths, 1e-15 * strengths[-1]))
+
+
+def _without_phase(steering: Complex) -> tuple[Field, Complex]:
+    """Columns [S, D] in real coordinates, and what their phases were; as they are, where they have none such.
+
+    A delay's phases over pilots that lie evenly about their middle are odd about it, and so they are with the usual
+    covers: but for a turn of its own a column equals its conjugate upside down. Such columns are real in the basis of
+    `_with_phase`. Their covariance is a quarter of the work, and known twice as well: the conjugate of what was
+    received, upside down, is an observation of its own (forward-backward averaging).
+    """
+    mirrored = steering[::-1].conj()
+    product = np.sum(steering.conj() * mirrored, axis=0) / np.sum(np.abs(steering) ** 2, axis=0)
+    if not np.allclose(np.abs(product), 1.0, atol=1e-6):
+        return steering, np.ones(steering.shape[1], np.complex128)
+    turns = np.exp(0.5j * np.angle(product))
+    turned = steering * turns
+    half = len(turned) // 2
+    middle = turned[half : len(turned) - half].real
+    return np.concatenate([np.sqrt(2.0) * turned[:half].real, middle, np.sqrt(2.0) * turned[:half].imag]), turns
+
+
+def _with_phase(columns: Field) -> Complex:
+    """What real coordinates [S, r] stand for."""
+    half = len(columns) // 2
+    upper = (columns[:half] + 1j * columns[len(columns) - half :]) / np.sqrt(2.0)
+    return np.concatenate([upper, columns[half : len(columns) - half], upper[::-1].conj()])
