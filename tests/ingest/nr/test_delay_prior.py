@@ -84,7 +84,7 @@ def test_a_path_between_grid_points_is_one_mode() -> None:
     prior = DelayPrior(tones_hz, np.ones((1, len(tones_hz)), complex), WINDOW)
     delay_s = 0.5 * (prior.delays_s[600] + prior.delays_s[601])
     line = np.exp(-2j * np.pi * tones_hz * delay_s)
-    noise = 0.1
+    noise = 1.0
     for _ in range(8):
         prior.observe(prior.subspace.conj().T @ line[:, None], noise)
         prior.fit(6)
