@@ -33,7 +33,13 @@ OFFSETS_SCS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Frequency offsets tried, in subcarrier spacings. The worst one in between costs 0.9 dB."""
 
 _SEGMENT = 1024
-_STEP = _SEGMENT - SSB_FFT + 1
+_STEP = _SEGMENT - SSB_FFT
+_COARSE = 576
+"""Bins of a segment's spectrum that a PSS can occupy, and thereby points of time at which its filter is computed:
+one in 16/9 samples. What lies between two of them shows in their sum."""
+_POINTS = 2 * _STEP * _COARSE // _SEGMENT
+_COARSE_SHARE = 0.9
+"""Of the limit: what a peak may lose between the points."""
 _SEGMENTS_AT_ONCE = 128
 """Bounds the working memory: a megabyte for each antenna."""
 _MAX_PEAKS = 256
@@ -87,10 +93,20 @@ def pss_symbol(n_id_2: int) -> npt.NDArray[np.complex128]:
 
 
 @lru_cache(maxsize=32)
-def _template(n_id_2: int, offset_scs: float) -> npt.NDArray[np.complex64]:
-    """Conjugate spectrum of the PSS shifted by `offset_scs`. Shape [_SEGMENT]."""
+def _waveform(n_id_2: int, offset_scs: float) -> npt.NDArray[np.complex64]:
+    """The PSS shifted by `offset_scs`, conjugate. Shape [SSB_FFT]."""
     shift = np.exp(2j * np.pi * offset_scs * np.arange(SSB_FFT) / SSB_FFT)
-    return np.asarray(np.conj(scipy.fft.fft((pss_symbol(n_id_2) * shift).astype(np.complex64), _SEGMENT)))
+    return np.asarray((pss_symbol(n_id_2) * shift).conj(), np.complex64)
+
+
+_KEPT = np.r_[0 : _COARSE // 2, _SEGMENT - _COARSE // 2 : _SEGMENT]
+
+
+@lru_cache(maxsize=32)
+def _template(n_id_2: int, offset_scs: float) -> npt.NDArray[np.complex64]:
+    """Conjugate spectrum of the PSS shifted by `offset_scs` where a PSS can be. Shape [_COARSE]."""
+    spectrum = scipy.fft.fft(_waveform(n_id_2, offset_scs).conj(), _SEGMENT).conj()
+    return np.asarray(spectrum[_KEPT] * np.float32(_COARSE / _SEGMENT), np.complex64)
 
 
 def _sync_samples(band: Band) -> npt.NDArray[np.complex64]:
@@ -159,70 +175,85 @@ def _search_segments(
     """Detections that start at the first len(energy) of `samples` [A, >=], which begin at `first_sample`."""
     antennas, count = len(samples), len(energy)
     segments = -(-count // _STEP)
-    padded = np.zeros((antennas, segments * _STEP + SSB_FFT - 1), np.complex64)
+    padded = np.zeros((antennas, segments * _STEP + SSB_FFT), np.complex64)
     usable = min(samples.shape[1], padded.shape[1])
     padded[:, :usable] = samples[:, :usable]
     windows = np.lib.stride_tricks.sliding_window_view(padded, _SEGMENT, axis=1)[:, ::_STEP]
-    spectra = scipy.fft.fft(windows, axis=2)
+    spectra = np.take(scipy.fft.fft(windows, axis=2), _KEPT, axis=2)
     product = np.empty_like(spectra)
-    limits = energy * np.float32(limit)
+    points = np.floor(np.arange(_POINTS * segments) * (_STEP / _POINTS) + 0.5).astype(np.int64)
+    limits = energy[np.minimum(points, count - 1)] * np.float32(limit * _COARSE_SHARE)
+    limits[points >= count] = np.inf
     found: list[PssDetection] = []
-    places, metrics = np.empty(_MAX_PEAKS, np.int64), np.empty(_MAX_PEAKS, np.float32)
+    places = np.empty(_MAX_PEAKS, np.int64)
     for n_id_2 in range(3):
         for offset_scs in OFFSETS_SCS:
             np.multiply(spectra, _template(n_id_2, offset_scs), out=product)
             outputs = scipy.fft.ifft(product, axis=2, overwrite_x=True)
-            peaks = _peaks(outputs.view(np.float32), limits, np.float32(limit), _STEP, places, metrics)
-            found += [
-                PssDetection(n_id_2, first_sample + int(places[i]), offset_scs, float(metrics[i]), antennas)
-                for i in range(peaks)
-            ]
+            peaks = _peaks(outputs.view(np.float32), limits, places)
+            if peaks:
+                starts, metrics = _refined(padded, energy, points[places[:peaks]], _waveform(n_id_2, offset_scs))
+                found += [
+                    PssDetection(n_id_2, first_sample + int(start), offset_scs, float(metric), antennas)
+                    for start, metric in zip(starts, metrics, strict=True)
+                    if metric > limit
+                ]
     return found
 
 
-@kernel
-def _peaks(
-    outputs: npt.NDArray[np.float32],
-    limits: npt.NDArray[np.float32],
-    limit: np.float32,
-    step: int,
-    places: npt.NDArray[np.int64],
-    metrics: npt.NDArray[np.float32],
-) -> int:
-    """Where the filter's power exceeds `limits` and is the greatest within one symbol; fills places and metrics.
+def _refined(
+    samples: npt.NDArray[np.complex64],
+    energy: npt.NDArray[np.float32],
+    starts: npt.NDArray[np.int64],
+    waveform: npt.NDArray[np.complex64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The best starts within a sample of `starts` [P], and the metrics there. Shapes [P]."""
+    tried = np.clip(starts[:, None] + np.array([-1, 0, 1]), 0, len(energy) - 1)
+    windows = samples[:, tried[..., None] + np.arange(SSB_FFT)]
+    metrics = np.sum(np.abs(windows @ waveform) ** 2, axis=0) / energy[tried]
+    best = np.argmax(metrics, axis=1)[:, None]
+    return np.take_along_axis(tried, best, 1)[:, 0], np.take_along_axis(metrics, best, 1)[:, 0]
 
-    outputs [A, segments, 2 x length]: real and imaginary parts, of which the first `step` of each segment hold.
-    limits: `limit` times the energy at each start. Returns how many; of too many the least is given up.
+
+@kernel
+def _peaks(outputs: npt.NDArray[np.float32], limits: npt.NDArray[np.float32], places: npt.NDArray[np.int64]) -> int:
+    """Where the filter's power exceeds `limits` and does so most within one symbol; fills places, returns how many.
+
+    outputs [A, segments, 2 x _COARSE]: real and imaginary parts. limits [segments x _POINTS]: for every output and for
+    the middle between it and the next. Of too many the least is given up.
     """
-    found, last, into = 0, -SSB_FFT, -1
-    power = np.empty(step, np.float32)
+    found, last, into = 0, -_POINTS, -1
+    power, shares = np.empty(_POINTS, np.float32), np.empty(places.size, np.float32)
+    apart = _POINTS * SSB_FFT // _STEP
     for segment in range(outputs.shape[1]):
-        first = segment * step
-        count = min(step, limits.size - first)
+        first = segment * _POINTS
         power[:] = np.float32(0.0)
         for antenna in range(outputs.shape[0]):
-            for i in range(count):
+            for i in range(_POINTS // 2):
                 real, imag = outputs[antenna, segment, 2 * i], outputs[antenna, segment, 2 * i + 1]
-                power[i] += real * real + imag * imag
+                power[2 * i] += real * real + imag * imag
+                real += outputs[antenna, segment, 2 * i + 2]
+                imag += outputs[antenna, segment, 2 * i + 3]
+                power[2 * i + 1] += np.float32(0.5) * (real * real + imag * imag)
         above = 0
-        for i in range(count):  # branchless, so that it is vectorised: hardly any segment holds a peak
+        for i in range(_POINTS):  # branchless, so that it is vectorised: hardly any segment holds a peak
             above += power[i] > limits[first + i]
         if above == 0:
             continue
-        for i in range(count):
+        for i in range(_POINTS):
             if power[i] <= limits[first + i]:
                 continue
-            metric = limit * power[i] / limits[first + i]
-            if first + i - last >= SSB_FFT or into < 0:
-                into = found if found < places.size else int(np.argmin(metrics))
+            share = power[i] / limits[first + i]
+            if first + i - last >= apart or into < 0:
+                into = found if found < places.size else int(np.argmin(shares))
                 if found < places.size:
                     found += 1
-                elif metrics[into] >= metric:
+                elif shares[into] >= share:
                     into = -1
                     continue
-            elif metric <= metrics[into]:
+            elif share <= shares[into]:
                 continue
-            places[into], metrics[into], last = first + i, metric, first + i
+            places[into], shares[into], last = first + i, share, first + i
     return found
 
 

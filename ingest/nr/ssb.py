@@ -84,20 +84,28 @@ class SsbMeasurement:
 
 @dataclass(frozen=True)
 class SsbGrid:
-    """A block's resource elements [A, 4, 240], its frequency offset `cfo_scs` taken out, and whose they are."""
+    """A block's resource elements [A, 4, 240], its frequency offset `cfo_scs` taken out, and whose they are.
+
+    pilots: what `sync_pair` and `dmrs_pair` are, where it was computed already.
+    """
 
     elements: npt.NDArray[np.complexfloating]
     pci: int
     index_bar: int
     cfo_scs: float
+    pilots: tuple[Complex, Complex, Complex, Complex] | None = None
 
     def sync_pair(self) -> tuple[Complex, Complex]:
         """Least-squares channels on the PSS and, two symbols later, on the SSS. Shapes [A, 127]."""
+        if self.pilots is not None:
+            return self.pilots[:2]
         early, late = self.elements[:, 0, SYNC] * pss(self.pci % 3), self.elements[:, 2, SYNC] * sss(self.pci)
         return np.asarray(early), np.asarray(late)
 
     def dmrs_pair(self) -> tuple[Complex, Complex]:
         """Least-squares channels on the DMRS combs of symbols 1 and 3. Shapes [A, 60]."""
+        if self.pilots is not None:
+            return self.pilots[2:]
         comb = slice(self.pci % 4, None, 4)
         conjugate = pbch_dmrs(self.pci, self.index_bar).conj()
         return self.elements[:, 1, comb] * conjugate[:60], self.elements[:, 3, comb] * conjugate[84:]

@@ -16,7 +16,7 @@ from ingest.nr.cell_search import find_pss
 from ingest.nr.numerology import SSB_SAMPLES, SSB_SYMBOL
 from ingest.nr.ssb import SsbMeasurement, measure_ssb, reconstruct
 
-PSS_CANDIDATES = 128.0
+PSS_CANDIDATES = 64.0
 """PSSs that noise yields in a capture on average; what follows them up to the PBCH's CRC refuses them."""
 
 _LAYERS = 3

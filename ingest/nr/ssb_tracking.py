@@ -40,6 +40,9 @@ _MAX_CFO_LEFT_SCS = 0.02
 """What may be left of the frequency offset in a grid; more would let subcarriers leak into each other."""
 _TURN = 32
 
+_PSS, _SSS, _FIRST, _LAST = 127, 254, 314, 60
+"""Where among the pilots PSS, SSS and the DMRS of symbol 1 end, and how many those of symbol 3 are."""
+
 
 class SsbTracker:
     """One SSB of a cell, found once as `found` at `time_s` of a stream at rate_hz tuned to center_hz.
@@ -76,7 +79,7 @@ class SsbTracker:
         self._places = (self._first_bin + np.arange(SSB_SUBCARRIERS)) % self._fft
         # The transform starts its bins anew at every symbol, as the transmitter does its carrier: the rest turns.
         self._phases = symbol_phases(found.ssb_center_hz - whole_scs * scs_hz, scs_hz)
-        self._pilots = _pilots(found)
+        self._places_of_pilots, self._conjugates, self._taps = _pilots(found)
         sample_s = 1.0 / (SSB_FFT * scs_hz)
         self._timing = DriftFilter(0.0, (2e-9) ** 2, (2e-8) ** 2, ((0.3 * sample_s) ** 2, (5e-6) ** 2))
         self._cfo = DriftFilter(found.cfo_hz, (1e-3 * scs_hz) ** 2, (3e-3 * scs_hz) ** 2, ((0.02 * scs_hz) ** 2, 1e4))
@@ -149,8 +152,8 @@ class SsbTracker:
         self._half_frame = half_frame
         scs_hz, cfo_hz = self.last.scs_hz, self._cfo.value
         with np.errstate(over="ignore", invalid="ignore"):  # samples of absurd size are no block
-            grid = self.grid(stretch, start, cfo_hz)
-            there = self._is_there(grid.elements)
+            pilots, grid = self.grid(stretch, start, cfo_hz)
+            there = self._is_there(pilots)
         if not there:
             self.missed += 1
             self._learn_period()
@@ -158,7 +161,7 @@ class SsbTracker:
         left_scs = grid.cfo_left_scs()
         if abs(left_scs) > _MAX_CFO_LEFT_SCS:
             cfo_hz += left_scs * scs_hz
-            grid = self.grid(stretch, start, cfo_hz)
+            _, grid = self.grid(stretch, start, cfo_hz)
             left_scs = grid.cfo_left_scs()
         self._since_decoded = (self._since_decoded + 1) % DECODE_EVERY
         found = measurement(
@@ -208,9 +211,10 @@ class SsbTracker:
         if len(self._hits) > 4 * _LEARNING_HALF_FRAMES:
             del self._hits[1:-1]
 
-    def grid(self, stretch: Stretch, start: float, cfo_hz: float) -> SsbGrid:
-        """The resource elements of the block that starts at sample `start` of the stream, which may lie between two.
+    def grid(self, stretch: Stretch, start: float, cfo_hz: float) -> tuple[npt.NDArray[np.complexfloating], SsbGrid]:
+        """Least squares at all pilots [A, 398] and the resource elements of the block that starts at sample `start`.
 
+        `start` counts in the stream and may lie between two samples.
         Scaled as if the block had been cut out at `SSB_FFT` samples a symbol.
         """
         symbol = start + (np.arange(SSB_SYMBOLS) * SSB_SYMBOL + SSB_CP) * (self._fft / SSB_FFT)
@@ -228,17 +232,18 @@ class SsbTracker:
         ramp = np.array([_phasor(one, SSB_SUBCARRIERS) for one in (early[:1] if alike else early)])
         elements = spectrum[..., self._places]
         elements *= ramp * (steady * self._scale).astype(np.complex64)[:, None]
+        seen = elements[:, *self._places_of_pilots] * self._conjugates
+        pilots = seen[:, :_PSS], seen[:, _PSS:_SSS], seen[:, _SSS:_FIRST], seen[:, -_LAST:]
         last = self.last
-        return SsbGrid(elements, last.pci, last.index_bar, cfo_hz / last.scs_hz)
+        return seen, SsbGrid(elements, last.pci, last.index_bar, cfo_hz / last.scs_hz, pilots)
 
-    def _is_there(self, elements: npt.NDArray[np.complexfloating]) -> bool:
-        """Whether all pilots together show a short channel that noise would not."""
-        symbols, places, conjugate, taps = self._pilots
-        seen = elements[:, symbols, places] * conjugate
+    def _is_there(self, seen: npt.NDArray[np.complexfloating]) -> bool:
+        """Whether all pilots [A, 398] together show a short channel that noise would not."""
         power = float(np.vdot(seen, seen).real)
         if not 0 < power < np.inf:
             return False
-        best = float(np.max(np.sum(np.abs(seen @ taps) ** 2, axis=0)))
+        taps = seen @ self._taps
+        best = float(np.max(np.sum(taps.real**2 + taps.imag**2, axis=0)))
         antennas, pilots = seen.shape
         evidence = beta_evidence(best / (pilots * power), antennas, antennas * (pilots - 1))
         return bool(evidence > np.log(len(DELAYS) / FALSE_PRESENCE))
@@ -260,17 +265,24 @@ def _phasor(turn: float, length: int) -> npt.NDArray[np.complex64]:
 def _turned_back(grid: SsbGrid, left_scs: float) -> SsbGrid:
     """The grid with the little that is left of the frequency offset taken out symbol by symbol."""
     turns = np.exp(-2j * np.pi * left_scs * SSB_SYMBOL / SSB_FFT * np.arange(SSB_SYMBOLS)).astype(np.complex64)
-    return SsbGrid(grid.elements * turns[:, None], grid.pci, grid.index_bar, grid.cfo_scs + left_scs)
+    early, late, first, third = *grid.sync_pair(), *grid.dmrs_pair()
+    return SsbGrid(
+        grid.elements * turns[:, None],
+        grid.pci,
+        grid.index_bar,
+        grid.cfo_scs + left_scs,
+        (early * turns[0], late * turns[2], first * turns[1], third * turns[3]),
+    )
 
 
 def _pilots(
     found: SsbMeasurement,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.complex64], npt.NDArray[np.complex64]]:
-    """Symbols, subcarriers and conjugate values of PSS, SSS and DMRS, and what brings them to delays."""
+) -> tuple[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.complex64], npt.NDArray[np.complex64]]:
+    """Symbols and subcarriers of PSS, SSS and DMRS, their conjugate values, and what brings them to delays."""
     symbols, places = pilot_places(found.pci % 4)
     sync = np.arange(SSB_SUBCARRIERS)[SYNC]
     symbols = np.concatenate([np.zeros(len(sync), np.int64), symbols])
     places = np.concatenate([sync, places])
     values = np.concatenate([pss(found.pci % 3), pilot_values(found.pci, found.index_bar)])
     taps = np.exp(2j * np.pi / SSB_FFT * np.outer(places, DELAYS))
-    return symbols, places, values.conj().astype(np.complex64), taps.astype(np.complex64)
+    return (symbols, places), values.conj().astype(np.complex64), taps.astype(np.complex64)
