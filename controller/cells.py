@@ -37,7 +37,7 @@ def cell_summary(cell: Cell) -> dict[str, Any]:
         shown["pattern"] = cell.timing.case
         shown["frame_start_s"] = round(cell.timing.frame_start_s, 9)
         shown["slot"] = cell.timing.slot
-    if cell.tracker is not None:
+    if cell.tracker is not None and not cell.tracker.learning:
         shown["tracked_cfo_hz"] = round(cell.tracker.cfo_hz, 2)
         shown["drift_ppm"] = round(cell.tracker.drift_ppm, 4)
         shown["ssb_period_s"] = cell.tracker.period_s

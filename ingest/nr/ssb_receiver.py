@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ingest.nr.band import WidebandSpectrum
 from ingest.nr.numerology import FR1_MAX_HZ, SSB_CP, SSB_SAMPLES, ssb_sample_rate_hz, ssb_spacings_hz
 from ingest.nr.pbch import Mib
+from ingest.nr.polar import RATE_MATCHED_BITS, decode
 from ingest.nr.raster import candidates_hz
 from ingest.nr.ssb import SsbMeasurement
 from ingest.nr.ssb_patterns import Case, FrameTiming, case_of, decide_case, frame_timing
@@ -219,6 +220,13 @@ class SsbReceiver:
         starts[found.ssb_index] = time_s
         expected = case_of(found.scs_hz, found.ssb_center_hz)
         return decide_case(expected, found.l_max, [(start_s, index) for index, start_s in starts.items()])
+
+
+def warm_up() -> None:
+    """Compile the kernels of search and PBCH, which takes seconds the first time on a machine."""
+    silence = Stretch(np.zeros((1, 0), np.complex64), np.zeros((1, 8000), np.complex64), 0)
+    SsbReceiver().process(silence, 7.68e6, 3512.64e6)
+    decode(np.ones(RATE_MATCHED_BITS))
 
 
 def _is_upper(center_hz: float) -> bool:

@@ -110,9 +110,13 @@ class SsbTracker:
         return self._step * HALF_FRAME_S
 
     @property
+    def learning(self) -> bool:
+        """Whether the period is not known yet."""
+        return self._step == 1 and self._half_frame < _LEARNING_HALF_FRAMES
+
+    @property
     def lost(self) -> bool:
-        learning = self._step == 1 and self._half_frame < _LEARNING_HALF_FRAMES
-        return self._blind or self.missed >= (_LEARNING_HALF_FRAMES if learning else MAX_MISSED)
+        return self._blind or self.missed >= (_LEARNING_HALF_FRAMES if self.learning else MAX_MISSED)
 
     def _start_s(self, half_frame: int) -> float:
         """Where the block that many half frames after the first one is expected to start."""

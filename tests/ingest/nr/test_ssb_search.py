@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingest.nr import cell_search, polar
 from ingest.nr.band import WidebandSpectrum
 from ingest.nr.receiver import NrReceiver
 from ingest.nr.ssb import SsbMeasurement, reconstruct
 from ingest.nr.ssb_identity import EXPECTED_FALSE, IDENTITIES, gamma_threshold
 from ingest.nr.ssb_patterns import ssb_start_s
+from ingest.nr.ssb_receiver import warm_up
 from ingest.nr.ssb_search import search_band
 from ingest.nr.stretch import Stretch
 from tests.ingest.nr.broadcast import Broadcast
@@ -145,6 +147,19 @@ def test_no_samples_raise(seed: int, sizes: list[int], antennas: int, exponent: 
             samples = (noise(rng, antennas, size) / 4 * 10.0**exponent).astype(np.complex64)
         list(receiver.process(block(samples, rate_hz=rate_hz, center_hz=RASTER_HZ, first_sample=first)))
         first += size
+
+
+@pytest.mark.kernel
+def test_after_warming_up_nothing_is_left_to_compile(rng: np.random.Generator) -> None:
+    """The kernels have the signatures that a search and a PBCH call them with."""
+    kernels = [cell_search._peaks, cell_search._window_energy, polar._decode_list]
+    if not all(hasattr(kernel, "signatures") for kernel in kernels):
+        pytest.skip("kernels run as plain Python")
+    warm_up()
+    before = [len(kernel.signatures) for kernel in kernels]
+    assert min(before) > 0
+    assert search(heard([one(5, 2000.0)], 10.0, rng))[0].mib is not None
+    assert [len(kernel.signatures) for kernel in kernels] == before
 
 
 @given(tail=st.integers(0, 30), size=st.integers(1, 30), data=st.data())

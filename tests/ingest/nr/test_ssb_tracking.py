@@ -153,12 +153,14 @@ def test_the_period_is_learnt(rng: np.random.Generator) -> None:
     nth = sender()
     tracker = tracker_of(nth, rng)
     assert tracker.period_s == 5e-3
+    assert tracker.learning
     for quarter in range(1, 60):
         n = quarter / 4
         sent = nth(int(n)) if n.is_integer() else None
         found = tracker.measure(piece(sent, n, rng))
         assert len(found) == n.is_integer()
     assert tracker.period_s == PERIOD_S
+    assert not tracker.learning
     assert tracker.missed == 0
 
 
