@@ -43,6 +43,9 @@ _STRONG_SHARE = 0.03
 _MAX_SUBSPACE_SHARE = 0.75
 """Of the pilots' dimensions; the rest tells the noise."""
 
+_SEEN = 0.3
+"""A coarse cell of delays is seen if its power over all pilots is more than this share of the noise."""
+
 _MEMORY = 96
 """Observations that the running covariance reaches back."""
 
@@ -210,11 +213,18 @@ class DelayPrior:
         return np.asarray((fourier * (powers[active] * self._turns[columns])) @ self._steering[:, columns].conj().T)
 
     def moments_s(self, port: int) -> tuple[float, float]:
-        """Mean delay and RMS delay spread of a port by its powers."""
+        """Mean delay and RMS delay spread of a port by those of its powers that stand out of the noise.
+
+        The little that is found far away at low SNR would more than double the spread.
+        """
         powers = self.powers[port]
+        nearby = np.convolve(powers, np.ones(_FINER), "same")
+        least = min(_SEEN * self._noise / self._pilots, 0.5 * float(nearby.max()))
+        powers = np.where(nearby > least, powers, 0.0)
         total = float(powers.sum())
         mean_s = float(powers @ self.delays_s) / total
-        return mean_s, float(np.sqrt(max(powers @ (self.delays_s - mean_s) ** 2 / total, 0.0)))
+        variance = float(powers @ (self.delays_s - mean_s) ** 2) / total
+        return mean_s, float(np.sqrt(variance))
 
 
 def _directions(columns: Field) -> tuple[Real, Field]:

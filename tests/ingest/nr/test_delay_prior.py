@@ -91,3 +91,14 @@ def test_a_path_between_grid_points_is_one_mode() -> None:
     variances, _ = prior.modes(0.1 * noise)
     assert variances[-1] > 0.5 * len(tones_hz)
     assert np.all(variances[:-1] < noise)
+
+
+@pytest.mark.parametrize("noise", [3.0, 0.3])
+def test_delay_spread_is_that_of_the_paths(noise: float) -> None:
+    tones_hz = comb(52)
+    prior = taught(tones_hz, np.ones((1, len(tones_hz)), complex), 256, noise)
+    mean_s = float(POWERS @ DELAYS_S)
+    spread_s = float(np.sqrt(POWERS @ (DELAYS_S - mean_s) ** 2))
+    found_mean_s, found_spread_s = prior.moments_s(0)
+    assert found_mean_s == pytest.approx(mean_s, abs=0.03e-6)
+    assert found_spread_s == pytest.approx(spread_s, rel=0.15)
