@@ -36,12 +36,17 @@ FALSE_ALARM = 1e-5
 """Probability that a slot without these pilots passes the test."""
 
 _DENSE_SLOTS = 64
-_SPARSE_STRIDE = 16
-_REFIT_STRIDE = 64
-"""The prior is learnt from each of the first 64 slots, from every 16th later; it is fitted after 1, 2, 4, ... and then
-after every 64 of them, when its covariance has had time to change."""
+_SPARSEST_STRIDE = 32
+_REFIT_SLOTS = 1024
+"""The prior is learnt from each of the first 64 slots, then from ever fewer, down to every 32nd: slots that follow each
+other show one and the same fading, and what was learnt from them would weigh too much. It is fitted after 1, 2, 4, ...
+slots and then after every 1024."""
 
-_ROUNDS = 12
+_RESUMED_SLOTS = 5
+"""Where a channel that has left what was learnt is taken to be in that order: the next fit is three slots away, so that
+two users who alternate on the same elements do not cost one each slot."""
+
+_ROUNDS = 6
 _LOUD = 4.0
 """A slot without these pilots, but with so many times the noise, holds something else."""
 
@@ -120,12 +125,17 @@ class PortEstimator:
     @property
     def _is_learning(self) -> bool:
         """Whether the prior learns from the next slot."""
-        return self._filter is None or self._slots < _DENSE_SLOTS or self._slots_to_learning == _SPARSE_STRIDE
+        return self._filter is None or self._slots % self._stride == 0
+
+    @property
+    def _stride(self) -> int:
+        """Slots from one that the prior learns from to the next; doubles as the slots do."""
+        return min(1 << (self._slots // _DENSE_SLOTS).bit_length(), _SPARSEST_STRIDE)
 
     @property
     def _slots_to_learning(self) -> int:
         """Slots until the next one that the prior learns from, one at least."""
-        return _SPARSE_STRIDE - self._slots % _SPARSE_STRIDE
+        return self._stride - self._slots % self._stride
 
     def _estimate_alike(self, received: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
         """Estimates of slots with one filter; up to the first refusal, or the slot that is learnt from."""
@@ -203,12 +213,13 @@ class PortEstimator:
     def _look_again(self, rows: Complex64) -> Refusal | None:
         """Test rows [A L, S] over the whole window, and learn from them anew unless they are refused."""
         projected = self._subspace @ rows.T
-        noise_power = self._test(rows, projected, len(projected))
+        noise_power = self._test(rows, projected, self.prior.strong)
         if noise_power is None:
             energy = float(np.vdot(rows, rows).real)
             loud = self._noise is not None and energy > _LOUD * self._noise * rows.size
             return Refusal("contradicted" if loud else "absent")
         self.prior.doubt()
+        self._slots = min(self._slots, _RESUMED_SLOTS)
         self._filter = None
         self._learn(projected, noise_power)
         return None
@@ -248,8 +259,7 @@ class PortEstimator:
         prior = self.prior
         prior.observe(projected, noise_power)
         self._doppler_hz = self.motion.doppler_hz
-        count = prior.observations
-        due = count % _REFIT_STRIDE == 0 or (count < _REFIT_STRIDE and count & (count - 1) == 0)
+        due = self._slots & (self._slots - 1) == 0 or self._slots % _REFIT_SLOTS == 0
         if due:
             prior.fit(_ROUNDS)
             self._correlation = symbol_correlation(self._times_s, self.motion.doppler_within_slot_hz)
