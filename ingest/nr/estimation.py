@@ -37,16 +37,18 @@ FALSE_ALARM = 1e-5
 
 _DENSE_SLOTS = 64
 _SPARSEST_STRIDE = 32
-_REFIT_SLOTS = 1024
+_REFIT_SLOTS = 2048
 """The prior is learnt from each of the first 64 slots, then from ever fewer, down to every 32nd: slots that follow each
 other show one and the same fading, and what was learnt from them would weigh too much. It is fitted after 1, 2, 4, ...
-slots and then after every 1024."""
+slots and then after every 2048."""
 
 _RESUMED_SLOTS = 5
 """Where a channel that has left what was learnt is taken to be in that order: the next fit is three slots away, so that
 two users who alternate on the same elements do not cost one each slot."""
 
-_ROUNDS = 6
+_ROUNDS, _LATER_ROUNDS = 6, 3
+"""Of a fit; fewer where it starts from much the same."""
+
 _LOUD = 4.0
 """A slot without these pilots, but with so many times the noise, holds something else."""
 
@@ -165,12 +167,11 @@ class PortEstimator:
         channel = np.empty((count, slots, antennas), np.complex64)
         told = np.empty((slots, ERROR_POWER + ports))
         symbol = self._correlation
-        per_slot = rows.shape[1]
         passed = filter_slots(
             rows,
             modes,
             antennas,
-            self._limit(found.strong * per_slot, (pilots - found.strong) * per_slot),
+            self._limit(found.strong, pilots),
             found.strong,
             found.variances,
             found.total,
@@ -243,15 +244,21 @@ class PortEstimator:
         if not 0.0 < energy < np.inf:
             return None
         judged = projected[rank - strong :]
-        if float(np.vdot(judged, judged).real) < energy * self._limit(strong * count, (pilots - strong) * count):
+        if float(np.vdot(judged, judged).real) < energy * self._limit(strong, pilots):
             return None
         outside = energy - float(np.vdot(projected, projected).real)
         return float(max(outside, 1e-9 * energy) / ((pilots - rank) * count))
 
-    def _limit(self, inside: int, outside: int) -> float:
-        key = (inside, outside)
+    def _limit(self, strong: int, pilots: int) -> float:
+        """The share of energy in `strong` of as many dimensions as pilots that noise exceeds by a false alarm only.
+
+        Other pilots than those looked for make the same noise on all antennas, so only symbols count as independent:
+        counting antennas too, a wrong identity passed one slot in ten at eight antennas.
+        """
+        key = (strong, pilots)
         if key not in self._limits:
-            self._limits[key] = float(betaincinv(inside, outside, 1.0 - FALSE_ALARM))
+            symbols = len(self._times_s)
+            self._limits[key] = float(betaincinv(strong * symbols, (pilots - strong) * symbols, 1.0 - FALSE_ALARM))
         return self._limits[key]
 
     def _learn(self, projected: Complex64, noise_power: float) -> None:
@@ -261,7 +268,7 @@ class PortEstimator:
         self._doppler_hz = self.motion.doppler_hz
         due = self._slots & (self._slots - 1) == 0 or self._slots % _REFIT_SLOTS == 0
         if due:
-            prior.fit(_ROUNDS)
+            prior.fit(_ROUNDS if self._slots < _REFIT_SLOTS else _LATER_ROUNDS)
             self._correlation = symbol_correlation(self._times_s, self.motion.doppler_within_slot_hz)
         if due or self._filter is None or noise_power < 0.4 * self._filter.noise_power:
             self._filter = build_filter(prior, self.outputs_hz, noise_power)
