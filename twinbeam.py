@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 twin_app = typer.Typer(help="The site's twin.", no_args_is_help=True)
 app.add_typer(twin_app, name="twin")
+bench_app = typer.Typer(help="Measurements behind the documents' figures.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="End with one line of JSON on stdout.")]
 Blocks = Annotated[int | None, typer.Option(min=1, help="End after so many decisions.")]
@@ -173,6 +175,26 @@ def twin_build(
         with _progress(site) as told:
             result = build_bundle(site, world=world, out=out, progress=told)
         _print(result, json)
+
+
+@bench_app.command("estimation")
+def bench_estimation(
+    quick: Annotated[bool, typer.Option("--quick", help="A few links and SNRs, about a minute.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of channels and noise.")] = 1,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables as in docs/ingest.md.")] = False,
+    json: Json = False,
+) -> None:
+    """PUSCH channel estimates against Sionna's and a genie's (extra `train`)."""
+    with _told():
+        from experiments.bench_estimation import run_bench
+        from experiments.estimation_report import tables
+
+        with _progress("estimation") as told:
+            result = run_bench(quick=quick, seed=seed, progress=told)
+        if json:
+            _print(result, True)
+        else:
+            typer.echo(tables(result, markdown=markdown))
 
 
 @contextmanager
