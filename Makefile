@@ -1,28 +1,38 @@
 # The two commands are `make run` and `make test`; both set up what they need on a fresh Debian or Ubuntu machine.
 #   make run ARGS="--blocks 500 --json"    set-up of the daemon, then the demo
 #   make test                              set-up of everything, then linters, types and the whole test suite
+#   make test-interop                      set-up of GNU Radio, UHD and TensorFlow, then the tests against them
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test setup setup-all lint types imports unit kernels-without-jit constraints clean
+.PHONY: run test test-interop setup setup-all setup-interop lint types imports unit kernels-without-jit constraints clean
 
 run: setup
 	@$(BIN)/twinbeam demo $(ARGS)
 
 test: setup-all lint types imports unit kernels-without-jit
 
+# UHD's bridge is tested once more, by the Python that it is made for.
+test-interop: setup-all setup-interop
+	TWINBEAM_INTEROP=1 TWINBEAM_USRP_PYTHON=/usr/bin/python3 $(BIN)/pytest tests/interop tests/ingest/test_usrp_bridge.py
+
 setup: $(VENV)/.daemon
 
 setup-all: $(VENV)/.everything
+
+setup-interop: $(VENV)-tensorflow/.interop
 
 $(VENV)/.daemon: pyproject.toml constraints.txt
 	@deploy/setup.sh $(PYTHON) $(VENV) daemon
 
 $(VENV)/.everything: pyproject.toml constraints.txt
 	@deploy/setup.sh $(PYTHON) $(VENV) everything
+
+$(VENV)-tensorflow/.interop: pyproject.toml deploy/setup.sh
+	@deploy/setup.sh $(PYTHON) $(VENV)-tensorflow interop
 
 lint:
 	$(BIN)/ruff check .
@@ -46,5 +56,5 @@ constraints:
 	@deploy/constraints.sh $(PYTHON)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-tensorflow build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Sets up twinbeam's own virtual environment: deploy/setup.sh PYTHON VENV daemon|everything
+# or an environment for TensorFlow, and what else we are tested against: deploy/setup.sh PYTHON VENV interop
 # Installs system packages through apt where root or sudo allows, else says in one line what is missing.
 set -eu
 
@@ -55,6 +56,15 @@ everything)
     "$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt \
         -e '.[twin,train,reference,csi,cluster,dev]' >&2
     touch "$venv/.daemon"
+    ;;
+interop)
+    apt "tests against GNU Radio and UHD" gnuradio python3-uhd python3-zmq python3-numpy ||
+        fail "these packages are what the tests are about"
+    log "installing TensorFlow"
+    requirement=$("$python" -c 'import tomllib
+with open("pyproject.toml", "rb") as file:
+    print(*tomllib.load(file)["project"]["optional-dependencies"]["tensorflow"])')
+    "$venv/bin/pip" install -q --disable-pip-version-check "$requirement" >&2
     ;;
 *) fail "unknown scope '$scope'" ;;
 esac

@@ -24,11 +24,14 @@ from ingest.stream_uri import SrsranStream, parse_srsran
 
 _REQUEST = b"\0"
 _SAMPLE = np.dtype("<c8")
+_AHEAD_SAMPLES = 1 << 20
+"""What one channel may hold that the others have not; more than an answer, as a peer may serve channels in turn."""
+
 _NONE: npt.NDArray[np.complex64] = np.zeros(0, np.complex64)
 
 
 class _Channel:
-    """One transmitter: whether it owes us an answer, and what of its last answer waits for the other channels."""
+    """One transmitter: whether it owes us an answer, and what of its answers waits for the other channels."""
 
     def __init__(self, context: zmq.Context[ZmqSocket], address: str) -> None:
         self.watched = Watched(open_socket(context, zmq.REQ, Endpoint(address, bind=False)))
@@ -36,8 +39,8 @@ class _Channel:
         self.samples = _NONE
 
     def ask(self) -> None:
-        """Ask for more, where nothing waits and no answer is due: no channel runs ahead by more than an answer."""
-        if self.asked or self.samples.size:
+        """Ask for more, where no answer is due and the channel is not too far ahead of the others."""
+        if self.asked or self.samples.size > _AHEAD_SAMPLES:
             return
         try:
             self.watched.socket.send(_REQUEST, zmq.NOBLOCK)
@@ -100,7 +103,8 @@ class SrsranSource(LiveSource):
     def _take(self, channel: _Channel, frames: list[bytes]) -> Iterator[IqBlock]:
         """An answer of one channel."""
         if len(frames) == 1 and len(frames[0]) % _SAMPLE.itemsize == 0:
-            channel.samples = np.frombuffer(frames[0], _SAMPLE)
+            answer = np.frombuffer(frames[0], _SAMPLE)
+            channel.samples = np.concatenate([channel.samples, answer]) if channel.samples.size else answer
             return
         self.rejected["truncated" if len(frames) == 1 else "frames"] += 1
         yield from self._builder.restart()

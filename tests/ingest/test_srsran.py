@@ -109,20 +109,43 @@ def test_channels_are_read_in_step(on_air: OnAir) -> None:
     assert source.info.antennas == 2
 
 
-def test_no_channel_is_asked_ahead_of_the_others(on_air: OnAir) -> None:
+def test_no_channel_is_asked_far_ahead_of_the_others(on_air: OnAir) -> None:
     one, silent = on_air(), on_air()
     source = source_of(one, silent)
     with patience(source):
         reader = threading.Thread(target=lambda: list(source))
         reader.start()
         one.answer(ramp(0, 1000).tobytes())
+        one.answer(ramp(1000, 1 << 20).tobytes())
         assert silent.socket.recv() == b"\0"
         assert not one.socket.poll(200)
-        silent.socket.send(ramp(0, 1000).tobytes())
+        silent.socket.send(ramp(0, 2000).tobytes())
         assert one.socket.poll(PATIENCE_S * 1e3)
         source.close()
         reader.join(PATIENCE_S)
     assert not reader.is_alive()
+
+
+def test_a_peer_that_serves_its_channels_in_turn_is_not_waited_for_in_vain(on_air: OnAir) -> None:
+    """It answers one channel only after the other has asked, with what has come meanwhile."""
+    one, other = on_air(), on_air()
+    source = source_of(one, other)
+
+    def serve() -> None:
+        sent = [0, 0]
+        for turn in range(40):
+            peer, channel = (one, other)[turn % 2], turn % 2
+            count = (3 if turn < 4 else 1) * (1 + 7 * channel)
+            peer.answer(ramp(sent[channel], count).tobytes())
+            sent[channel] += count
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with patience(source):
+        blocks = until(iter(source), 24)
+        thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    np.testing.assert_array_equal(joined(blocks)[:, :24], np.stack([ramp(0, 24)] * 2))
 
 
 @pytest.mark.parametrize("asked", [False, True])

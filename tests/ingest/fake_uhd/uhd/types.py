@@ -33,7 +33,7 @@ class StreamMode(enum.Enum):
 
 class StreamCMD:
     def __init__(self, stream_mode):
-        self.stream_mode = stream_mode
+        self._stream_mode = stream_mode
         self.stream_now = True
         self.time_spec = TimeSpec(0.0)
 

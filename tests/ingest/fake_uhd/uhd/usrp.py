@@ -95,7 +95,7 @@ class RXStreamer:
         return 364
 
     def issue_stream_cmd(self, stream_cmd):
-        self._running = stream_cmd.stream_mode == StreamMode.start_cont
+        self._running = stream_cmd._stream_mode == StreamMode.start_cont
         if self._running and self._sample == 0:
             assert not stream_cmd.stream_now, "channels that start at once start apart"
             self._began = stream_cmd.time_spec
