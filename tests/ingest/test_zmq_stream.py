@@ -18,8 +18,10 @@ from ingest import wire
 from ingest.clock import ManualClock
 from ingest.errors import UsageRefused
 from ingest.messages import BlockDecision, FeedbackFrame, IqBlock, Message, OutcomeFrame, no_array
+from ingest.nr.receiver import NrReceiver
 from ingest.sources import ZmqSource
 from ingest.topics import MAX_MESSAGE_BYTES, TOPICS
+from tests.ingest.nr.signals import Ssb, block, capture
 from tests.ingest.test_wire import same
 from tests.random_channels import budget, complex_normal, frame
 
@@ -344,6 +346,70 @@ def test_a_frame_beyond_the_limit_does_not_end_the_stream(
     assert first is not None
     assert first.TOPIC == "channel"
     assert dict(source.rejected) == ({} if bind else {"hung_up": 1})
+
+
+PIECE_S, IQ_RATE_HZ = 2e-3, 15.36e6
+
+
+def cell_pieces() -> list[IqBlock]:
+    """120 ms of a cell with an SSB in every 20 ms, in pieces of 2 ms; the SSBs are in pieces 0, 10, 20, …."""
+    ssbs = [Ssb(pci=321, start_s=0.5e-3 + 0.02 * n, raster_hz=3499.68e6) for n in range(6)]
+    length = round(PIECE_S * IQ_RATE_HZ)
+    radio = {"rate_hz": IQ_RATE_HZ, "center_hz": 3500e6}
+    samples = capture(ssbs, **radio, samples=60 * length, snr_db=20.0, rng=np.random.default_rng(4))
+    pieces = np.split(samples, 60, axis=1)
+    return [block(piece, **radio, first_sample=n * length, seq=n) for n, piece in enumerate(pieces)]
+
+
+def iq_fault(kind: str, pieces: list[IqBlock]) -> tuple[list[Sequence[wire.Frame]], list[int], dict[str, int], int]:
+    """(messages, pieces whose SSB is heard, `rejected`, `gaps`) of a deterministic fault."""
+    sent = [[bytes(part) for part in wire.encode(piece)] for piece in pieces]
+    heard = [0, 10, 20, 30, 40, 50]
+    match kind:
+        case "lost":
+            return [*sent[:19], *sent[23:]], [0, 10, 30, 40, 50], {}, 4
+        case "duplicated":
+            return [*sent[:21], sent[20], sent[20], *sent[21:]], heard, {"duplicate": 2}, 0
+        case "reordered":
+            return [*sent[:20], sent[21], sent[20], *sent[22:]], [0, 10, 30, 40, 50], {"reordered": 1}, 1
+        case "truncated":
+            cut = [*sent[20][:2], sent[20][2][:-8]]
+            return [*sent[:20], cut, sent[21][:2], *sent[22:]], [0, 10, 30, 40, 50], {"shape": 1, "frames": 1}, 2
+        case "damaged":
+            bad = np.full(len(sent[20][2]) // 8, np.nan, "<c8").tobytes()
+            return [*sent[:20], [*sent[20][:2], bad], *sent[21:]], [0, 10, 30, 40, 50], {"non_finite": 1}, 1
+        case "restarted":
+            again = [msgspec.structs.replace(piece, epoch=1) for piece in pieces]
+            late = wire.encode(pieces[31])
+            return [*sent[:31], *map(wire.encode, again[:25]), late], [0, 10, 20, 30, 0, 10, 20], {"old_epoch": 1}, 0
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("sixteen_bits", [False, True])
+@pytest.mark.parametrize("kind", ["lost", "duplicated", "reordered", "truncated", "damaged", "restarted"])
+def test_estimates_resume_on_the_next_good_block(
+    kind: str, sixteen_bits: bool, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    pieces = cell_pieces()
+    if sixteen_bits and kind != "damaged":
+        peak = max(float(np.abs(piece.samples).max()) for piece in pieces)
+        pieces = [
+            msgspec.structs.replace(piece, samples=piece.samples / np.float32(peak), full_scale=32768.0)
+            for piece in pieces
+        ]
+    messages, expected, rejected, gaps = iq_fault(kind, pieces)
+    receiver, heard = NrReceiver(), []
+    with pushed(context, f"ipc://{tmp_path}/out") as (sender, source):
+        sender.send(*messages, end())
+        for message in until_end(source):
+            assert isinstance(message, IqBlock)
+            heard += [(found, message) for found in receiver.process(message)]
+    lengths = round(PIECE_S * IQ_RATE_HZ)
+    starts_s = [(f.t_ns - m.t_ns) * 1e-9 + m.first_sample / IQ_RATE_HZ for f, m in heard]
+    assert [round((start_s - 0.5e-3) / PIECE_S) for start_s in starts_s] == expected
+    assert all(abs(found.snr_db - 20.0) < 3.0 for found, _ in heard)
+    assert (dict(source.rejected), source.gaps) == (rejected, gaps)
+    assert receiver.gaps == gaps * lengths
 
 
 def test_close_from_elsewhere_ends_the_reading(context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
