@@ -47,6 +47,9 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
     }
     for name, values in (("carrier_hz", POSITIVE), ("cfo_hz", FLOATS), ("tap_s", POSITIVE)):
         fields[name] = draw(st.none() | values)
+    for name, most in (("delay_spread_s", 1e300), ("doppler_hz", 1e300), ("confidence", 1.0)):
+        fields[name] = draw(st.none() | st.floats(0.0, most))
+    fields["phases"] = draw(st.sampled_from([None, "calibrated", "uncalibrated", "drifting"]))
     fields["decision_epoch"] = draw(st.none() | COUNTS)
     fields["full_scale"] = draw(st.none() | st.sampled_from([2048.0, 32767.0, 32768.0]))
     fields |= {"position_m": draw(st.none() | VECTORS), "velocity_m_s": draw(st.none() | VECTORS)}
