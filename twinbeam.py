@@ -130,6 +130,42 @@ def replay(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Recording of any kind, its options behind a '?'.")],
+    target: Annotated[Path, typer.Argument(help="NAME.sigmf-meta, .cf32, .sc16, .npz, .h5, .mat or .mcap.")],
+    rate_hz: Annotated[float | None, typer.Option(help="Sample rate of IQ that does not tell it.")] = None,
+    center_hz: Annotated[float | None, typer.Option(help="Centre frequency of IQ that does not tell it.")] = None,
+    format: Annotated[str | None, typer.Option(help="What SOURCE is, where nothing tells.")] = None,
+    to_format: Annotated[str | None, typer.Option(help="Sample format of TARGET: cf32, cf64, sc16 or sc8.")] = None,
+    scale: Annotated[float, typer.Option(help="What samples are multiplied by.")] = 1.0,
+    follow: Annotated[bool, typer.Option("--follow", help="SOURCE is still being written; wait for its end.")] = False,
+    idle_s: Annotated[float, typer.Option(min=0.1, help="A followed file that rests for so long has ended.")] = 5.0,
+    find_cells: Annotated[bool, typer.Option("--find-cells", help="Note the NR cells that are heard.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace TARGET if it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Write SOURCE, a recording of any kind, as TARGET; a report says what was written, clipped and missing."""
+    with _told():
+        from ingest.convert import convert as convert_to
+        from ingest.sources import open_source
+
+        opened = open_source(
+            source, format_name=format, rate_hz=rate_hz, center_hz=center_hz, follow=follow, idle_s=idle_s
+        )
+        with closing(opened), _progress(source) as told:
+            result = convert_to(
+                opened,
+                target,
+                sample_format=to_format,
+                scale=scale,
+                force=force,
+                find_cells=find_cells,
+                progress=told,
+            )
+        _print(result, json)
+
+
+@app.command()
 def check(config: Annotated[Path, typer.Argument(help="TOML configuration.")], json: Json = False) -> None:
     """Read CONFIG and everything it names, and say whether a daemon would start."""
     with _told():

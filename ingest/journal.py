@@ -70,7 +70,7 @@ class _ArrayTable(msgspec.Struct):
 
 
 _ARRAY_TABLE = msgspec.json.Decoder(_ArrayTable)
-_ITEM_BYTES = {"<c8": 8, "<f8": 8, "<f4": 4}
+_ITEM_BYTES = {"<c8": 8, "<f8": 8, "<f4": 4, "<i2": 2}
 
 
 def _array_bytes(header: bytes) -> list[int]:
@@ -152,6 +152,11 @@ class JournalWriter:
         except queue.Full:
             self.fault = f"the disk fell behind by {_QUEUE_MESSAGES} messages"
             self._refused += 1
+
+    def catch_up(self) -> None:
+        """Wait until the thread has taken what is queued: for writers that are in no hurry and must lose nothing."""
+        while self._thread.is_alive() and not self._queue.empty():
+            time.sleep(1e-3)
 
     def _run(self) -> None:
         try:

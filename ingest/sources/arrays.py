@@ -83,7 +83,8 @@ class _Loaded(Arrays):
         return self._arrays[name].shape if name in self._arrays else None
 
     def read(self, name: str, axis: int = 0, start: int = 0, stop: int | None = None) -> Array:
-        return self._arrays[name][(slice(None),) * axis + (slice(start, stop),)]
+        values = self._arrays[name]
+        return values[(slice(None),) * axis + (slice(start, stop),)] if values.ndim else values
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ class _Npz(Arrays):
 
     def _read(self, name: str, axis: int, start: int, stop: int | None) -> Array:
         member = self._members[name]
+        if not member.shape:
+            return self._load(name, member)
         stop = member.shape[axis] if stop is None else stop
         shape = (*member.shape[:axis], stop - start, *member.shape[axis + 1 :])
         rows = member.shape[:axis]

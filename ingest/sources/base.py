@@ -12,7 +12,10 @@ from ingest.messages import Message
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a recording says of some of its samples: `count` samples from `first_sample` on, None to the end."""
+    """What a recording says of some of its samples: `count` of them from `first_sample` on, None to the end.
+
+    first_sample is a running number as in `IqBlock.first_sample`: samples that were lost count.
+    """
 
     first_sample: int
     count: int | None = None

@@ -240,9 +240,9 @@ def _segments(car: SideCar, center_hz: float, samples: int | None, where: str) -
 
 
 def _gap_notes(segments: tuple[Segment, ...]) -> tuple[Annotation, ...]:
-    """A note at every gap: [before, after]."""
-    pairs = pairwise(segments)
-    return tuple(
-        Annotation(after.first_sample, 0, "gap", f"{after.lost_before - before.lost_before} samples missing")
-        for before, after in pairs
-    )
+    """A note at every gap."""
+    notes = []
+    for before, after in pairwise(segments):
+        missing = after.lost_before - before.lost_before
+        notes.append(Annotation(after.first_sample + after.lost_before, 1, "gap", f"{missing} samples missing"))
+    return tuple(notes)

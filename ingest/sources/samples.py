@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ingest.errors import InputRefused
 
 Samples = npt.NDArray[np.complex64]
-_PIECE_BYTES = 1 << 19
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class InterleavedFile(SampleReader):
         for first in range(0, len(into), _PIECE_BYTES):
             piece = into[first : first + _PIECE_BYTES]
             self._read(file, piece)
-            finite = finite and bool(np.isfinite(parts[first // 4 : (first + len(piece)) // 4]).all())
+            finite = finite and all_finite(parts[first // 4 : (first + len(piece)) // 4])
         return finite
 
     def _fill_converted(self, file: FileIO, out: Samples) -> bool:
@@ -192,7 +192,7 @@ class InterleavedFile(SampleReader):
             work = self._work[:count]
             self._format.scale_into(read.view(self._format.component).reshape(work.shape), work)
             if self._format.is_float:
-                finite = finite and bool(np.isfinite(work).all())
+                finite = finite and all_finite(work.reshape(-1))
             out[:, first : first + count] = work.view(np.complex64)[..., 0].T
         return finite
 
@@ -253,7 +253,17 @@ class SlicedArray(SampleReader):
     def fill(self, start: int, out: Samples) -> bool:
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             np.copyto(out, self._read(start, start + out.shape[1]), casting="unsafe")
-        return bool(np.isfinite(out.view(np.float32)).all())
+        return all_finite(out.view(np.float32).reshape(-1))
+
+
+def all_finite(numbers: npt.NDArray[np.float32]) -> bool:
+    """Whether none of `numbers` [n] is NaN or infinite.
+
+    A sum of squares is finite only if they all are, and BLAS is at it four times faster than a look at each; a sum
+    that ran over says nothing, and then each is looked at.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(numbers, numbers))) or bool(np.isfinite(numbers).all())
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ archive is read where it lies: nothing of it is unpacked.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def _open_together(path: Path, recordings: tuple[Recording, ...], asked: Asked) 
     reader = readers[0] if len(readers) == 1 else SideBySide(tuple(readers))
     form = DATATYPES[first.settings["core:datatype"]].name
     where = str(path) if len(recordings) > 1 or first.region else str(first.data)
-    start, notes = first.captures[0].get("core:datetime"), _annotations(first)
+    start, notes = first.captures[0].get("core:datetime"), _annotations(first, segments)
     info = iq_info(f"sigmf/{form}", where, reader, rate_hz, segments, start=start, annotations=notes)
     return IqFileSource(reader, segments, info, follow=asked.follow, idle_s=asked.idle_s)
 
@@ -170,18 +171,18 @@ def _segment(
     return Segment(start - offset, center_hz, lost)
 
 
-def _annotations(recording: Recording) -> tuple[Annotation, ...]:
+def _annotations(recording: Recording, segments: tuple[Segment, ...]) -> tuple[Annotation, ...]:
     """What the recording says of its samples, their places counted as its blocks count them."""
-    notes = recording.meta["annotations"][:_MAX_NOTES]
-    return tuple(
-        Annotation(
-            int(note["core:sample_start"]),
-            int(note["core:sample_count"]) if "core:sample_count" in note else None,
-            str(note.get("core:label", "")),
-            str(note.get("core:comment", "")),
-        )
-        for note in notes
-    )
+    offset = int(recording.settings.get("core:offset", 0))
+    starts = [segment.first_sample for segment in segments]
+    notes = []
+    for note in recording.meta["annotations"][:_MAX_NOTES]:
+        place = int(note["core:sample_start"]) - offset
+        lost = segments[max(bisect_right(starts, place) - 1, 0)].lost_before
+        count = int(note["core:sample_count"]) if "core:sample_count" in note else None
+        label, comment = str(note.get("core:label", "")), str(note.get("core:comment", ""))
+        notes.append(Annotation(max(place + lost, 0), count, label, comment))
+    return tuple(notes)
 
 
 def _check_sha512(recording: Recording, expected: str | None) -> None:
