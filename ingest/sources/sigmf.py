@@ -163,8 +163,8 @@ def _segment(
     capture: dict[str, Any], offset: int, center_hz: float, rate_hz: float, before: list[Segment], where: str
 ) -> Segment:
     start = int(capture["core:sample_start"])
-    lost = int(capture.get("core:global_index", start)) - start
-    if start < offset or (before and lost < before[-1].lost_before):
+    lost = int(capture["core:global_index"]) - (start - offset) if "core:global_index" in capture else 0
+    if start < offset or lost < (before[-1].lost_before if before else 0):
         raise InputRefused(f"the capture at sample {start} overlaps what comes before it", where=where)
     if lost > _MAX_LOST_S * rate_hz:
         raise InputRefused(f"the capture at sample {start} has an absurd core:global_index", where=where)

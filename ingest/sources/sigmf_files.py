@@ -73,7 +73,11 @@ def find_recording(path: Path) -> Recording:
 
 
 def read_collection(path: Path) -> tuple[Recording, ...]:
-    """The recordings of a `.sigmf-collection`, all of them beside it and unchanged since it was written."""
+    """The recordings of a `.sigmf-collection`, all of them beside it and unchanged since it was written.
+
+    The `sigmf` package writes the whole path of a recording where it was given that, and OAI gives it: only the last
+    part counts, so that a collection may be moved, and never leads out of its folder.
+    """
     content = _parsed(_read(path), str(path))
     collection = content.get("collection") if isinstance(content, dict) else None
     if not isinstance(collection, dict) or not isinstance(collection.get("core:version"), str):
@@ -85,10 +89,6 @@ def read_collection(path: Path) -> tuple[Recording, ...]:
     recordings = []
     for stream in streams:
         name, checksum = _stream(stream, str(path))
-        if PurePosixPath(name).name != name or "\\" in name or name in ("", ".", ".."):
-            raise InputRefused(
-                f"stream {name[:80]!r} leads out of its folder", where=str(path), mend="put the recordings beside it"
-            )
         recording = find_recording(path.with_name(name + META))
         if checksum is not None and hashlib.sha512(_read(Path(recording.where))).hexdigest() != checksum.lower():
             raise InputRefused(
@@ -109,16 +109,17 @@ def _stream(stream: Any, where: str) -> tuple[str, str | None]:
         name, checksum = stream.get("name"), stream.get("hash")
     elif isinstance(stream, list) and stream:
         name, checksum = (*stream, None)[:2]
-    if not isinstance(name, str) or not (checksum is None or isinstance(checksum, str)):
+    base = PurePosixPath(name.replace("\\", "/")).name if isinstance(name, str) else ""
+    if base in ("", "..") or "\0" in base or not (checksum is None or isinstance(checksum, str)):
         raise InputRefused("a stream of the collection has no name", where=where)
-    return name, checksum
+    return base, checksum
 
 
 def read_archive(path: Path) -> tuple[Recording, ...]:
     """The recordings of a `.sigmf` archive, an uncompressed tar; data stays where it is."""
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            members = {PurePosixPath(each.name).name: each for each in _files(archive)}
+            members = {each.name: each for each in _files(archive)}
             found = []
             for name, member in members.items():
                 if not name.endswith(META):
@@ -132,7 +133,7 @@ def read_archive(path: Path) -> tuple[Recording, ...]:
                 if data is None or data.sparse is not None:
                     raise InputRefused("data file is missing", where=where, mend="the archive is not whole")
                 region = (data.offset_data, data.size)
-                found.append(Recording(name.removesuffix(META), meta, where, path, region))
+                found.append(Recording(PurePosixPath(name).name.removesuffix(META), meta, where, path, region))
             end = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
@@ -141,6 +142,8 @@ def read_archive(path: Path) -> tuple[Recording, ...]:
         raise InputRefused(f"is no SigMF archive: {error}", where=str(path), mend=mend) from None
     if not found:
         raise InputRefused("is a SigMF archive without a recording", where=str(path))
+    if len({each.name for each in found}) < len(found):
+        raise InputRefused("has two recordings of one name", where=str(path), mend="unpack it")
     if any(sum(each.region or ()) > end for each in found):
         raise InputRefused("ends inside of its data", where=str(path), mend="the archive is truncated; copy it again")
     return tuple(found)
