@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from ingest.nr.delay_prior import DelayPrior, DelayWindow
+from ingest.nr.impulse import impulse_response
 from ingest.nr.lmmse import (
     CFO_MEASURED,
     CONFIDENCE,
@@ -56,8 +57,9 @@ _LOUD = 4.0
 class SlotEstimate(msgspec.Struct, frozen=True, eq=False):
     """What one slot's pilots told of G ports, seen by A antennas.
 
-    cfr [G, A, O]: LMMSE channel on the output tones, at the middle of the pilot symbols. error_power [G]: its expected
-    squared error per entry. ls [A, L, S]: received pilots over what port 0 sent; with one port the least-squares
+    cfr [G, A, O]: LMMSE channel on the output tones, at the middle of the pilot symbols. taps [G, A, O]: its impulse
+    response, delay 0 in the middle; none where the tones are uneven. error_power [G]: expected squared error per entry
+    of cfr. ls [A, L, S]: received pilots over what port 0 sent; with one port the least-squares
     channel. noise_power: per resource element. snr_db [G]: per resource element. cfo_hz: carrier offset over all
     antennas, on top of what was taken out before. delay_s, delay_spread_s [G]: mean and RMS by the prior. doppler_hz:
     maximum Doppler shift of a Clarke spectrum, None until it is known. confidence: share of the received energy that is
@@ -65,6 +67,7 @@ class SlotEstimate(msgspec.Struct, frozen=True, eq=False):
     """
 
     cfr: Complex64
+    taps: Complex64
     error_power: Real
     ls: Complex64
     noise_power: float
@@ -105,6 +108,7 @@ class PortEstimator:
         self._times_s = times_s - times_s.mean()
         self._subspace = np.ascontiguousarray(self.prior.subspace.conj().T, np.complex64)
         self._filter: LmmseFilter | None = None
+        self._is_even = bool(np.allclose(np.diff(outputs_hz, 2), 0.0))
         self._slots = 0
         self._noise: float | None = None
         self._doppler_hz: float | None = None
@@ -193,11 +197,13 @@ class PortEstimator:
         self._noise = float(told[passed - 1, NOISE])
         lines = found.synthesis @ channel[:, :passed].reshape(count, -1)
         powers = line_powers(lines, ports, passed)
-        cfr = lines.reshape(ports, -1, passed, antennas).transpose(2, 0, 3, 1)
+        cfr = np.ascontiguousarray(lines.reshape(ports, -1, passed, antennas).transpose(2, 0, 3, 1))
+        taps = impulse_response(cfr) if self._is_even else np.zeros((*cfr.shape[:3], 0), np.complex64)
         snr_db = 10 * np.log10((powers + told[:passed, ERROR_POWER:]) / told[:passed, NOISE, None])
         return [
             SlotEstimate(
                 cfr=cfr[slot],
+                taps=taps[slot],
                 error_power=told[slot, ERROR_POWER:],
                 ls=received[slot],
                 noise_power=float(told[slot, NOISE]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import log10
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,6 @@ import numpy.typing as npt
 
 from ingest.messages import MAX_NAME, ChannelFrame, IqBlock, no_array
 from ingest.nr.estimation import Refusal, SlotEstimate
-from ingest.nr.impulse import impulse_response
 from ingest.nr.ofdm import PRB_SUBCARRIERS
 from ingest.nr.references import ReferenceSettings
 from ingest.nr.slot_receiver import ReceivedSlot, SlotReceiver, output_tones_hz
@@ -68,10 +68,9 @@ class ReferenceReceiver:
         tones_hz = self._tones.get(stream.key)
         if tones_hz is None:
             tones_hz = self._tones[stream.key] = output_tones_hz(stream, self.settings.carrier)
-        antennas = block.samples.shape[0]
-        taps = impulse_response(estimate.cfr)
-        tap_s = 1.0 / (PRB_SUBCARRIERS * self.settings.carrier.scs_hz * len(tones_hz))
         late_ns = round((received.first_sample - block.first_sample) / block.rate_hz * 1e9)
+        taps = estimate.taps.shape[2]
+        tap_s = 1.0 / (PRB_SUBCARRIERS * self.settings.carrier.scs_hz * taps) if taps else None
         for index, port in enumerate(stream.ports):
             user = f"{stream.name}.{port}"
             error_power = max(float(estimate.error_power[index]), 1e-30)
@@ -79,7 +78,7 @@ class ReferenceReceiver:
             heard = self.heard.setdefault(user, Heard())
             heard.slots += 1
             heard.snr_db = snr_db
-            heard.snr_lmmse_db = snr_db + 10 * float(np.log10(estimate.noise_power / error_power))
+            heard.snr_lmmse_db = snr_db + 10.0 * log10(estimate.noise_power / error_power)
             heard.cfo_hz = estimate.cfo_hz
             self._seq += 1
             yield ChannelFrame(
@@ -98,10 +97,10 @@ class ReferenceReceiver:
                 doppler_hz=estimate.doppler_hz,
                 confidence=estimate.confidence,
                 phases="uncalibrated",
-                cfr=np.ascontiguousarray(estimate.cfr[index])[None],
+                cfr=estimate.cfr[index][None],
                 tones_hz=tones_hz,
                 ris_patterns=no_array(1, 0),
-                beams=no_array(0, antennas),
-                cir=taps[index],
+                beams=no_array(0, estimate.cfr.shape[1]),
+                cir=estimate.taps[index],
                 tap_s=tap_s,
             )
