@@ -1,0 +1,77 @@
+"""The channel on DMRS that were found: what was found, as a reference signal, put through the usual estimator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.nr.delay_prior import DelayWindow
+from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
+from ingest.nr.find_dmrs import FoundDmrs
+from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator
+from ingest.nr.sequences import gold, qpsk
+
+_PILOTS_PER_PRB = {0: 3, 1: 6, 2: 4}
+_SUBCARRIERS = {0: (1, 5, 9), 1: (0, 2, 4, 6, 8, 10), 2: (0, 1, 6, 7)}
+"""Within a PRB, of CDM group 0, by configuration type (38.211 tables 6.4.1.1.3-1 and -2); 0: PDCCH (7.4.1.3.2)."""
+
+_EARLIEST_CP, _LATEST_CP = -0.3, 1.0
+"""The slot's start that was found includes the channel's mean delay."""
+
+
+@dataclass(frozen=True)
+class FoundPilots:
+    """Pilots of one port as they were found. subcarriers [S] of the carrier; values [L, S]."""
+
+    subcarriers: npt.NDArray[np.int64]
+    values: npt.NDArray[np.complex64]
+
+
+def estimate_found(
+    samples: npt.NDArray[np.complex64], rate_hz: float, center_hz: float, found: FoundDmrs
+) -> SlotEstimate | None:
+    """The channel that one slot's DMRS show in samples [A, T]; None where its symbols are cut or do not hold it."""
+    carrier = found.carrier(rate_hz)
+    try:
+        demodulator = OfdmDemodulator(carrier, rate_hz, center_hz)
+    except ValueError:
+        return None
+    slot = found.slot % carrier.slots_per_subframe
+    pilots = found_pilots(found, carrier)
+    starts = found.start + carrier.symbol_starts_s(slot)[list(found.symbols)] * rate_hz
+    whole = [
+        index
+        for index, start in enumerate(starts)
+        if start >= demodulator.fft // 16 and start + demodulator.fft <= samples.shape[1]
+    ]
+    if not whole or found.ports != (2 * found.cdm_group,):
+        return None
+    symbols = [found.symbols[index] for index in whole]
+    grid = demodulator.symbols(samples, found.start, slot, symbols, cfo_hz=found.cfo_hz, subcarriers=pilots.subcarriers)
+    received = grid * pilots.values[whole].conj()
+    tones_hz = carrier.tones_hz(pilots.subcarriers)
+    window = DelayWindow(_EARLIEST_CP * carrier.cp_s, _LATEST_CP * carrier.cp_s)
+    covers = np.ones((1, len(tones_hz)), np.complex128)
+    times_s = carrier.symbol_starts_s(slot)[symbols]
+    estimator = PortEstimator(tones_hz, covers, times_s, tones_hz, window)
+    told = estimator.estimate(np.ascontiguousarray(received[None], np.complex64), np.zeros(1))[0]
+    return None if isinstance(told, Refusal) else told
+
+
+def found_pilots(found: FoundDmrs, carrier: Carrier) -> FoundPilots:
+    """The elements and values of the port with the plain cover."""
+    per_prb = _PILOTS_PER_PRB[found.config_type]
+    shift = found.cdm_group * (2 if found.config_type == 2 else 1)
+    blocks = np.arange(found.first_prb, found.first_prb + found.prbs)
+    within = np.array(_SUBCARRIERS[found.config_type]) + shift
+    subcarriers = ((blocks - carrier.first_crb)[:, None] * PRB_SUBCARRIERS + within).ravel()
+    first = (found.first_prb - found.first_reference) * per_prb
+    count = found.prbs * per_prb
+    values = np.empty((len(found.symbols), count), np.complex64)
+    for row, symbol in enumerate(found.symbols):
+        number = 14 * found.slot + symbol + 1
+        c_init = (2**17 * number * (2 * found.n_id + 1) + 2 * found.n_id + found.n_scid) % 2**31
+        values[row] = qpsk(gold(c_init, 2 * (first + count)))[first:]
+    return FoundPilots(subcarriers, values)

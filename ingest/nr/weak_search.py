@@ -1,0 +1,266 @@
+"""The search for a first sequence that is too weak to be decoded from one symbol: identities, one after the other.
+
+Several symbols of an allocation are read together, so all hypotheses must be such that they say something of every
+symbol: c_init = 2^17 (14 n_s + l + 1)(2 N_ID + 1) + 2 N_ID + n_SCID, with every symbol of a frame, every N_ID that a
+cell identity may be, and every common resource block. That is some 10^8 hypotheses; the edges of the allocation, taken
+from the power of all its symbols, fix where blocks begin, and combs that are empty but for the pilots give the symbols
+away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ingest.kernel import kernel
+from ingest.nr import lfsr
+from ingest.nr.capture_grid import CaptureGrid
+from ingest.nr.occupancy import MAX_BINS, noise_floor, runs, smoothed
+from ingest.nr.reference_evidence import TYPE_1, TYPE_2, Layout
+from ingest.nr.sequences import PCI_COUNT
+
+_SYMBOLS_READ = 3
+_BITS = 128
+"""Equations used per symbol, the most reliable ones: more of less worth only take time."""
+
+_ABOVE_FLOOR = 1.3
+"""Power over the floor, averaged over 14 symbols and 24 bins: noise is 5 standard deviations below."""
+
+_MAX_BURSTS = 4
+
+
+@dataclass(frozen=True)
+class Weak:
+    """A hypothesis that stands out. score: sum of standard deviations over the symbols read."""
+
+    layout: Layout
+    origin: int
+    first_symbol: int
+    n_id: int
+    n_scid: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Rows [start, stop) of a capture with bins [low, high) occupied, which are whole blocks."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+
+def weak_sequences(capture: CaptureGrid, crbs: int, *, keep: int = 12) -> Iterator[tuple[list[int], list[Weak], float]]:
+    """For each burst and way of lying in it: the symbols read, the best hypotheses, and how many there were."""
+    for burst in bursts(capture):
+        for layout, comb in _combs(capture, burst):
+            rows = _likeliest_rows(capture, burst, layout, comb)
+            if not rows:
+                continue
+            found, tried = _search(capture, burst, layout, comb, rows, crbs, keep)
+            yield rows, found, tried
+
+
+def bursts(capture: CaptureGrid) -> list[Burst]:
+    """Where the power averaged over a slot's worth of symbols rises above the floor, the most power first.
+
+    Each comes with the two likeliest places of block borders.
+    """
+    power = capture.power
+    length = min(14, len(power))
+    total = np.concatenate([np.zeros((1, power.shape[1])), np.cumsum(power, axis=0)])
+    mean = (total[length:] - total[:-length]) / length
+    floor = noise_floor(mean)
+    smooth = smoothed(mean)
+    excess = np.maximum(smooth - _ABOVE_FLOOR * floor, 0.0).sum(axis=1)
+    starts: list[int] = []
+    for start in np.argsort(-excess).tolist():
+        if excess[start] > 0.0 and len(starts) < _MAX_BURSTS and all(abs(start - one) >= length for one in starts):
+            starts.append(start)
+    found: list[Burst] = []
+    for start in starts:
+        for low, high in runs(smooth[start] > _ABOVE_FLOOR * floor):
+            for edge_low, edge_high in _block_edges(mean[start], low, high, floor):
+                found.append(Burst(start, start + length, edge_low, min(edge_high, edge_low + MAX_BINS)))
+    return found
+
+
+def _block_edges(mean: npt.NDArray[np.float64], low: int, high: int, floor: float) -> list[tuple[int, int]]:
+    """The two likeliest [low, high) near the given ones that are whole blocks, by the step of exponential powers."""
+    inside = max(float(np.median(mean[low:high])), 1.2 * floor)
+    gain = mean / floor - mean / inside - np.log(inside / floor)
+    total = np.concatenate([[0.0], np.cumsum(gain)])
+    options = []
+    for start in range(max(low - 18, 0), low + 19):
+        for blocks in range(max((high - low) // 12 - 3, 3), (high - low) // 12 + 4):
+            stop = start + 12 * blocks
+            if stop <= len(mean):
+                options.append((float(total[stop] - total[start]), start, stop))
+    options.sort(reverse=True)
+    best: dict[int, tuple[int, int]] = {}
+    for _, start, stop in options:
+        best.setdefault(start % 12, (start, stop))
+    return list(best.values())[:2]
+
+
+def _combs(capture: CaptureGrid, burst: Burst) -> list[tuple[Layout, int]]:
+    """Layouts and combs by how much their best symbols stand out of what should be empty, the best two."""
+    scored = []
+    for layout in (TYPE_1, TYPE_2):
+        for group in range(layout.groups):
+            contrast = np.sort(_contrasts(capture, burst, layout, group * layout.group_step))[-_SYMBOLS_READ:]
+            scored.append((float(contrast.sum()), layout, group * layout.group_step))
+    scored.sort(key=lambda item: -item[0])
+    return [(layout, comb) for _, layout, comb in scored[:2]]
+
+
+def _contrasts(capture: CaptureGrid, burst: Burst, layout: Layout, comb: int) -> npt.NDArray[np.float64]:
+    """ln of pilots' power over the power between them, in its standard deviations if there is no difference."""
+    levels = capture.power[burst.start : burst.stop, burst.low : burst.high]
+    folded = levels.reshape(len(levels), -1, layout.period)
+    on = (comb + np.arange(layout.in_period)) % layout.period
+    off = np.setdiff1d(np.arange(layout.period), on)
+    ratio = np.log((folded[:, :, on].mean(axis=(1, 2)) + 1e-30) / (folded[:, :, off].mean(axis=(1, 2)) + 1e-30))
+    spread = np.sqrt(1.0 / (folded.shape[1] * len(on)) + 1.0 / (folded.shape[1] * len(off)))
+    return np.asarray(ratio / spread)
+
+
+def _likeliest_rows(capture: CaptureGrid, burst: Burst, layout: Layout, comb: int) -> list[int]:
+    contrast = _contrasts(capture, burst, layout, comb)
+    order = np.argsort(-contrast)[:_SYMBOLS_READ]
+    return [burst.start + int(i) for i in order if contrast[i] > 1.5]
+
+
+def _search(
+    capture: CaptureGrid, burst: Burst, layout: Layout, comb: int, rows: list[int], crbs: int, keep: int
+) -> tuple[list[Weak], float]:
+    """The hypotheses whose bits agree best with what the pilots of `rows` are read as."""
+    blocks = (burst.high - burst.low) // 12
+    pilots = np.arange(blocks * layout.per_prb)
+    bins = burst.low + comb + layout.subcarriers(pilots)
+    places, signs, counts = [], [], []
+    for row in rows:
+        elements = capture.spectra[row][:, bins]
+        products = np.sum(elements[:, layout.lag :] * np.conj(elements[:, : -layout.lag]), axis=0)
+        first, second, soft = lfsr.readings(products, layout.lag)
+        chosen = np.argsort(-np.abs(soft), kind="stable")[:_BITS]
+        places.append(np.stack([first[chosen], second[chosen]]))
+        signs.append(soft[chosen] < 0)
+        counts.append(len(chosen))
+    starts = np.arange(max(crbs - blocks + 1, 1))
+    step = 2 * layout.per_prb
+    offsets = np.asarray(capture.symbols[rows] - capture.symbols[rows[0]], np.int64)
+    length = 2 * (crbs + 1) * layout.per_prb + step
+    best = np.full(keep, -1e9)
+    which = np.zeros((keep, 4), np.int64)
+    _read_all(
+        lfsr.equations(lfsr.GOLD_OFFSET + length)[lfsr.GOLD_OFFSET :],
+        lfsr.x1_bits(length),
+        np.ascontiguousarray(np.stack(places), np.int64),
+        np.ascontiguousarray(np.stack(signs), np.uint8),
+        starts * step,
+        offsets,
+        capture.frame_symbols,
+        PCI_COUNT,
+        best,
+        which,
+    )
+    symbol = int(capture.symbols[rows[0]])
+    found = [
+        Weak(
+            layout,
+            burst.low + comb - 12 * int(start),
+            (int(in_frame) - symbol) % capture.frame_symbols,
+            int(low) // 2,
+            int(low) % 2,
+            float(score),
+        )
+        for score, (start, in_frame, low, _) in zip(best, which, strict=True)
+        if score > 0.0
+    ]
+    return sorted(found, key=lambda one: -one.score), float(len(starts) * capture.frame_symbols * 2 * PCI_COUNT)
+
+
+@kernel
+def _agreement(word_a: npt.NDArray[np.uint64], word_b: npt.NDArray[np.uint64]) -> float:
+    """Agreeing less contradicting of `_BITS` bits, in standard deviations of chance."""
+    wrong = lfsr.ones(word_a[0] ^ word_b[0]) + lfsr.ones(word_a[1] ^ word_b[1])
+    return (64.0 - np.float64(wrong)) / 5.656854249492381
+
+
+@kernel
+def _span(columns: npt.NDArray[np.uint64], table: npt.NDArray[np.uint64]) -> None:
+    """table[v] = sum of the columns that v has bits for. columns [B, 2], table [2^B, 2] with table[0] given."""
+    filled = 1
+    for bit in range(columns.shape[0]):
+        for v in range(filled):
+            table[filled + v, 0] = table[v, 0] ^ columns[bit, 0]
+            table[filled + v, 1] = table[v, 1] ^ columns[bit, 1]
+        filled *= 2
+
+
+@kernel
+def _read_all(
+    masks: npt.NDArray[np.uint32],
+    x1: npt.NDArray[np.uint8],
+    places: npt.NDArray[np.int64],
+    signs: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.int64],
+    frame_symbols: int,
+    identities: int,
+    best: npt.NDArray[np.float64],
+    which: npt.NDArray[np.int64],
+) -> None:
+    """Fill `best` with the greatest sums of agreements and `which` with their (start's index, symbol, low bits, 0).
+
+    places [S, 2, B]: the bits, from the first pilot on, whose sums are read as signs [S, B]. starts: the first pilot's
+    first bit by hypothesis of the block. offsets [S]: symbols between the rows. A sum of bits is linear in c_init, so
+    it is the sum of one word for its 17 lower bits and one for its 14 upper bits, from two tables.
+    """
+    count = places.shape[2]
+    lows = np.zeros((places.shape[0], 2 * 1024, 2), np.uint64)
+    highs = np.zeros((places.shape[0], 1 << 14, 2), np.uint64)
+    columns = np.zeros((31, 2), np.uint64)
+    least = 0
+    for index in range(starts.shape[0]):
+        base = starts[index]
+        for s in range(places.shape[0]):
+            columns[:] = np.uint64(0)
+            lows[s, 0, :] = np.uint64(0)
+            for b in range(count):
+                first, second = base + places[s, 0, b], base + places[s, 1, b]
+                mask = masks[first] ^ masks[second]
+                at = np.uint64(1) << np.uint64(b % 64)
+                if (x1[first] ^ x1[second]) != signs[s, b]:
+                    lows[s, 0, b // 64] |= at
+                for bit in range(31):
+                    if (mask >> np.uint32(bit)) & np.uint32(1):
+                        columns[bit, b // 64] |= at
+            _span(columns[:11], lows[s])
+            _span(columns[17:], highs[s])
+        for symbol in range(frame_symbols):
+            for low in range(2 * identities):
+                odd = low | 1
+                total = 0.0
+                for s in range(places.shape[0]):
+                    number = symbol + offsets[s]
+                    if number < 0:
+                        number += frame_symbols
+                    elif number >= frame_symbols:
+                        number -= frame_symbols
+                    total += _agreement(lows[s, low], highs[s, ((number + 1) * odd) & 16383])
+                    if s == 1 and total < 2.0:
+                        break
+                if total > best[least]:
+                    best[least] = total
+                    which[least, 0] = index
+                    which[least, 1] = symbol
+                    which[least, 2] = low
+                    for k in range(best.shape[0]):
+                        if best[k] < best[least]:
+                            least = k
