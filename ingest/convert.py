@@ -12,6 +12,7 @@ from typing import Any
 
 from ingest.errors import InputRefused, UsageRefused
 from ingest.messages import ChannelFrame, IqBlock
+from ingest.nr.numerology import SSB_SUBCARRIERS
 from ingest.sinks import Asked, Sink, sink_for
 from ingest.sources import IqFileSource, LiveSource, Source
 from ingest.sources.base import Annotation
@@ -19,6 +20,7 @@ from ingest.sources.samples import FORMATS
 
 Progress = Callable[[float], None]
 _MAX_CELL_NOTES = 100_000
+_SSB_SCS_HZ = 15e3
 _SSB_SYMBOLS = 4 * 15 / 14
 """Length of an SSB in reciprocal subcarrier spacings: four symbols with cyclic prefixes (38.211 clause 7.4.3.1)."""
 
@@ -109,5 +111,6 @@ class _CellNotes:
         comment = f"SSB, SNR {frame.snr_db:.1f} dB"
         if frame.cfo_hz is not None:
             comment += f", CFO {frame.cfo_hz:.0f} Hz"
-        length = round(_SSB_SYMBOLS / float(frame.tones_hz[1] - frame.tones_hz[0]) * rate_hz)
+        scs_hz = 1.0 / (SSB_SUBCARRIERS * frame.tap_s) if frame.tap_s else _SSB_SCS_HZ
+        length = round(_SSB_SYMBOLS / scs_hz * rate_hz)
         return Annotation(round(frame.t_ns * 1e-9 * rate_hz), length, frame.user, comment)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ class _Hdf5Writer(ArrayWriter):
         self._new.keep()
 
     def give_up(self) -> None:
-        self._file.close()
+        with suppress(Exception):  # it cannot write what is left, and nobody wants it
+            self._file.close()
         super().give_up()
 
 

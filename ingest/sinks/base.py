@@ -64,7 +64,7 @@ def told(path: Path, kind: type[TwinbeamError] = TwinbeamError) -> Iterator[None
     """A disk that fails is told in one line."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # HDF5 raises the last
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise kind(f"cannot be written: {reason}", where=str(path)) from None
 

@@ -178,7 +178,10 @@ class ChannelArraySource(Source):
 
     def _frame(self, at: int, row: int, user: int, seq: int, cfr: npt.NDArray[np.complex64]) -> ChannelFrame | None:
         """Frame number `at` of the file; None, and counted, where it is not fit to be passed on."""
-        power = float(np.mean(np.abs(cfr.astype(np.complex128)) ** 2)) if np.isfinite(cfr).all() else np.nan
+        if not np.isfinite(cfr).all():
+            self.rejected["non_finite"] += 1
+            return None
+        power = float(np.mean(np.abs(cfr.astype(np.complex128)) ** 2))
         noise = noise_from_bends(cfr, 1e-9 * power) if self._noise is None else float(self._noise[at])
         if not (0 < noise < np.inf and power > 0):
             self.rejected["no_power" if power == 0 else "non_finite"] += 1

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.errors import InputRefused
-from ingest.sources.deepmimo import load_mat
+from ingest.sources.mat_file import read_mat
 
 Array = npt.NDArray[Any]
 Result = TypeVar("Result")
@@ -69,7 +69,8 @@ def open_arrays(path: Path) -> Arrays:
         return _Npz(path)
     if b"\x89HDF\r\n\x1a\n" in (head[:8], head[512:520]):
         return _Hdf5(path)
-    return _Loaded(path, load_mat(path, None))
+    found = read_mat(path)
+    return _Loaded(path, {name: value for name, value in found.items() if isinstance(value, np.ndarray)})
 
 
 class _Loaded(Arrays):

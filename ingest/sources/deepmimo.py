@@ -25,10 +25,10 @@ import numpy.typing as npt
 from ingest.errors import InputRefused
 from ingest.messages import ChannelFrame, no_array
 from ingest.sources.base import Source, SourceInfo
+from ingest.sources.mat_file import read_mat
 from ingest.sources.options import Options
 
 _ROWS = 8
-_MAX_FILE_BYTES = 4 << 30
 _BOLTZMANN = 1.380649e-23
 _KELVIN = 290.0
 _MAX_PATHS = 10_000
@@ -161,21 +161,22 @@ class DeepMimoSource(Source):
 
 
 def _matrix(cell: Any) -> Matrix | None:
-    """A user's matrix [8 or more, L] of finite numbers; None where it is none."""
-    try:
-        paths = np.asarray(cell["p"][0, 0] if cell.dtype.names else cell, np.float64)
-    except (ValueError, TypeError, IndexError, KeyError, AttributeError):
+    """A user's matrix [8 or more, L] of finite numbers, bare or in a struct's field `p`; None where it is none."""
+    if isinstance(cell, dict):
+        inner = cell.get("p")
+        cell = inner.reshape(-1)[0] if inner is not None and inner.size == 1 else None
+    if not isinstance(cell, np.ndarray) or cell.dtype.kind not in "fiu" or cell.ndim != 2:
         return None
-    whole = paths.ndim == 2 and paths.shape[0] >= _ROWS and paths.shape[1] <= _MAX_PATHS
-    return paths if whole and np.isfinite(paths).all() else None
+    whole = cell.shape[0] >= _ROWS and cell.shape[1] <= _MAX_PATHS
+    return cell.astype(np.float64) if whole and np.isfinite(cell).all() else None
 
 
 def _load(path: Path) -> tuple[npt.NDArray[Any], Matrix]:
     """Cells of all users, and their positions [users, 3]."""
-    content = load_mat(path, ("channels", "channels_VV", "rx_locs"))
+    content = read_mat(path, ("channels", "channels_VV", "rx_locs"))
     cells = content.get("channels", content.get("channels_VV"))
     places = content.get("rx_locs")
-    if cells is None or places is None or cells.dtype != object:
+    if not isinstance(cells, np.ndarray) or cells.dtype != object or not isinstance(places, np.ndarray):
         raise InputRefused("has no 'channels' and 'rx_locs'", where=str(path), mend="give a BS<b>_UE_<from>-<to>.mat")
     cells = cells.reshape(-1)
     if places.ndim != 2 or places.shape[0] != cells.size or places.shape[1] < 3 or places.dtype.kind not in "fiu":
@@ -191,29 +192,14 @@ def _scenario(path: Path) -> tuple[float | None, float]:
     params = path.with_name("params.mat")
     if not params.is_file():
         return None, 0.0
-    content = load_mat(params, ("carrier_freq", "transmit_power"))
-    try:
-        carrier_hz = float(content["carrier_freq"].item())
-        transmit_dbm = float(content["transmit_power"].item())
-    except (KeyError, ValueError, TypeError) as error:
-        raise InputRefused(f"has no carrier and transmit power: {error}", where=str(params)) from None
+    content = read_mat(params, ("carrier_freq", "transmit_power"))
+    carrier_hz, transmit_dbm = (_number(content.get(name)) for name in ("carrier_freq", "transmit_power"))
     if not (0 < carrier_hz <= 1e12 and abs(transmit_dbm) <= 200):
         raise InputRefused(f"carrier {carrier_hz} Hz, {transmit_dbm} dBm", where=str(params))
     return carrier_hz, transmit_dbm
 
 
-def load_mat(path: Path, names: tuple[str, ...] | None) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of a MATLAB v4-v7 file by name; `InputRefused` whatever is wrong with it."""
-    from scipy.io import loadmat
-
-    try:
-        if path.stat().st_size > _MAX_FILE_BYTES:
-            raise InputRefused(f"is over {_MAX_FILE_BYTES >> 30} GiB", where=str(path), mend="save it as v7.3 or .npz")
-        content = loadmat(path, variable_names=names, verify_compressed_data_integrity=True)
-    except InputRefused:
-        raise
-    except OSError as error:
-        raise InputRefused(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-    except Exception as error:  # scipy raises whatever its parser stumbles over
-        raise InputRefused(f"is no MATLAB file: {str(error)[:120] or repr(error)}", where=str(path)) from None
-    return {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+def _number(value: Any) -> float:
+    """The one number of an array; NaN where it is none."""
+    one = isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "fiu"
+    return float(value.reshape(-1)[0]) if one else float("nan")

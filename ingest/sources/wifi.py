@@ -63,6 +63,7 @@ def noise_from_bends(values: npt.NDArray[np.complexfloating], least: float) -> f
     """
     if values.shape[-1] < 3:
         return least
+    values = values.astype(np.complex128)  # squares of single precision may run over
     bends = values[..., :-2] - 2 * values[..., 1:-1] + values[..., 2:]
     return float(max(np.mean(np.abs(bends) ** 2) / 6, least))
 
