@@ -112,6 +112,9 @@ def replay(
         float | None, typer.Option(min=1e-3, help="Recorded seconds per second; as fast as can be.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration to decide by; journals bring their own.")] = None,
+    find_dmrs: Annotated[
+        bool, typer.Option("--find-dmrs", help="Search IQ for DMRS with nothing told; seconds per millisecond.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Play recordings through receiver and controller."""
@@ -125,7 +128,7 @@ def replay(
         for name in files:
             source = open_source(name, format_name=format, rate_hz=rate_hz, center_hz=center_hz)
             with closing(source), _progress(name) as told:
-                results.append(Replay(source, settings, speed, told).run())
+                results.append(Replay(source, settings, speed, told, find_dmrs).run())
         _print(results[0] if len(results) == 1 else {"files": results}, json)
 
 

@@ -1,10 +1,13 @@
-"""Cells that a receiver found, as the commands tell of them."""
+"""Cells and reference signals that were found, as the commands tell of them."""
 
 from __future__ import annotations
 
+from math import log10
 from typing import Any
 
+from ingest.messages import IqBlock
 from ingest.nr.receiver import Cell
+from ingest.nr.reference_receiver import ReferenceReceiver
 
 
 def cell_summary(cell: Cell) -> dict[str, Any]:
@@ -42,3 +45,53 @@ def cell_summary(cell: Cell) -> dict[str, Any]:
         shown["drift_ppm"] = round(cell.tracker.drift_ppm, 4)
         shown["ssb_period_s"] = cell.tracker.period_s
     return shown
+
+
+def dmrs_summaries(block: IqBlock) -> list[dict[str, Any]]:
+    """The DMRS that are found in a block with nothing told, as CLI-JSON shows them.
+
+    evidence: log10 of the probability that noise or data look like this to any of the hypotheses tried.
+    """
+    from ingest.nr.find_dmrs import find_dmrs  # compiles its kernels: only who asks waits
+    from ingest.nr.found_channel import estimate_found
+
+    shown = []
+    for found in find_dmrs(block.samples, block.rate_hz, block.center_hz):
+        entry: dict[str, Any] = {
+            "channel": found.channel,
+            "slot": found.slot,
+            "symbols": list(found.symbols),
+            "config_type": found.config_type,
+            "comb": found.cdm_group,
+            "prbs": [found.first_prb, found.first_prb + found.prbs - 1],
+            "n_id": found.n_id,
+            "n_scid": found.n_scid,
+            "snr_db": round(found.snr_db, 2),
+            "cfo_hz": round(found.cfo_hz, 2),
+            "scs_hz": found.scs_hz,
+            "slot_start_s": round((block.first_sample + found.start) / block.rate_hz, 9),
+            "evidence": round(found.log10_false_alarm, 1),
+        }
+        estimate = estimate_found(block.samples, block.rate_hz, block.center_hz, found)
+        if estimate is not None:
+            error_power = float(estimate.error_power[0])
+            lmmse_db = float(estimate.snr_db[0]) + 10 * log10(estimate.noise_power / error_power)
+            entry["snr_db"] = round(float(estimate.snr_db[0]), 2)
+            entry["snr_lmmse_db"] = round(lmmse_db, 2)
+            entry["cfo_hz"] = round(found.cfo_hz + estimate.cfo_hz, 2)
+        shown.append(entry)
+    return shown
+
+
+def reference_summaries(receiver: ReferenceReceiver) -> dict[str, Any]:
+    """What was heard of the configured reference signals, per user, and slots that were refused, by reason."""
+    users = {
+        user: {
+            "slots": heard.slots,
+            "snr_db": round(heard.snr_db, 2),
+            "snr_lmmse_db": round(heard.snr_lmmse_db, 2),
+            "cfo_hz": round(heard.cfo_hz, 2),
+        }
+        for user, heard in sorted(receiver.heard.items())
+    }
+    return {"users": users, "refused": dict(receiver.refused)}

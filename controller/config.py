@@ -17,6 +17,7 @@ from controller.covariance import Real
 from controller.error_statistics import LearningRule
 from ingest.endpoints import Endpoint, check_endpoint, is_loopback
 from ingest.errors import TwinbeamError, UsageRefused
+from ingest.nr.references import ReferenceSettings, carrier_from, signals_from
 from ingest.settings_file import read_toml, refusal
 from ingest.stream_uri import check_stream, is_stream
 
@@ -41,6 +42,28 @@ class SourceTable(_Table):
     uri: str = ""
     rate_hz: Annotated[float, Field(gt=0)] | None = None
     center_hz: Annotated[float, Field(ge=0)] | None = None
+
+
+class ReceiverTable(_Table):
+    """What is received from IQ beside SSBs. references: reference signals (name, kind and the fields of that kind) on a
+    carrier of `prbs` blocks around carrier_hz, whose lowest is common resource block first_crb. frame_start_s: when
+    frame 0 starts after the stream's first sample; left out, the SSBs of `pci` (or of the strongest cell) tell."""
+
+    scs_hz: Annotated[float, Field(gt=0)] = 30e3
+    prbs: Annotated[int, Field(ge=1, le=275)] = 106
+    carrier_hz: Annotated[float, Field(ge=0)] = 0.0
+    first_crb: Annotated[int, Field(ge=0, le=2199)] = 0
+    frame_start_s: Finite | None = None
+    pci: Annotated[int, Field(ge=0, le=1007)] | None = None
+    references: tuple[dict[str, Any], ...] = ()
+
+    def settings(self) -> ReferenceSettings | None:
+        """What the receiver is told, None where only SSBs are received; raises `UsageRefused`."""
+        if not self.references:
+            return None
+        carrier = carrier_from(self.scs_hz, self.prbs, self.carrier_hz, self.first_crb, where="[receiver]")
+        signals = signals_from(self.references, carrier, where="[receiver] references")
+        return ReferenceSettings(carrier, signals, self.frame_start_s, pci=self.pci)
 
 
 class EmitTable(_Table):
@@ -192,6 +215,7 @@ class Config(BaseSettings):
 
     site: SiteTable = SiteTable()
     source: SourceTable = SourceTable()
+    receiver: ReceiverTable = ReceiverTable()
     emit: EmitTable = EmitTable()
     block: BlockTable = BlockTable()
     link: LinkTable = LinkTable()
@@ -236,6 +260,7 @@ def config_from(tables: dict[str, Any], *, where: str) -> Config:
         raise UsageRefused("top-level keys must be tables", where=where, mend="as [block], [link], …") from None
     if is_stream(config.source.uri):
         check_stream(config.source.uri, config.source.rate_hz, config.source.center_hz)
+    config.receiver.settings()
     if config.emit.bind:
         check_endpoint(Endpoint(config.emit.bind, bind=True, remote=config.emit.remote))
     return config

@@ -136,7 +136,7 @@ class Daemon:
             if not isinstance(message, IqBlock):
                 yield message
             elif message.source in self._receivers or len(self._receivers) < _MAX_RADIOS:
-                receiver = self._receivers.setdefault(message.source, NrReceiver())
+                receiver = self._receivers.setdefault(message.source, NrReceiver(self.config.receiver.settings()))
                 yield from receiver.process(_stamped_at_its_start(message))
             else:
                 self.dropped["too_many_radios"] += 1

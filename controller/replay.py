@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from controller.assembly import build_pipeline, pipeline_from_journal, warm_up
-from controller.cells import cell_summary
+from controller.cells import cell_summary, dmrs_summaries, reference_summaries
 from controller.config import Config
 from controller.pipeline import Pipeline
 from controller.report import TimeTally
@@ -30,13 +30,17 @@ Progress = Callable[[float], None]
 
 @dataclass
 class Replay:
-    """One replay. speed: recorded seconds per second, None for as fast as possible. progress: told recorded seconds."""
+    """One replay. speed: recorded seconds per second, None for as fast as possible. progress: told recorded seconds.
+
+    find_dmrs: search IQ for PUSCH, PDSCH and PDCCH DMRS of which nothing is told.
+    """
 
     source: Source
     config: Config
     speed: float | None = None
     progress: Progress = lambda seconds: None
-    _receiver: NrReceiver = field(default_factory=NrReceiver, init=False)
+    find_dmrs: bool = False
+    _dmrs: list[dict[str, Any]] = field(default_factory=list, init=False)
     _frames: int = field(default=0, init=False)
     _samples: int = field(default=0, init=False)
     _differing: int = field(default=0, init=False)
@@ -44,6 +48,9 @@ class Replay:
     _antennas: int = field(default=0, init=False)
     _times_ns: tuple[int, int] | None = field(default=None, init=False)
     _step_time: TimeTally = field(default_factory=TimeTally, init=False)
+
+    def __post_init__(self) -> None:
+        self._receiver = NrReceiver(self.config.receiver.settings())
 
     def run(self) -> dict[str, Any]:
         """Play the source to its end; the fields of CLI-JSON."""
@@ -92,6 +99,8 @@ class Replay:
             if isinstance(message, IqBlock):
                 self._samples += message.samples.shape[1]
                 self.progress((message.first_sample + message.samples.shape[1]) / message.rate_hz)
+                if self.find_dmrs:
+                    self._dmrs += dmrs_summaries(message)
                 yield from self._receiver.process(message)
             else:
                 yield message
@@ -149,6 +158,10 @@ class Replay:
         if isinstance(self.source, IqFileSource):
             found["samples"] = self._samples
             found["cells"] = [cell_summary(cell) for cell in self._receiver.cells]
+            if self._receiver.references is not None:
+                found["references"] = reference_summaries(self._receiver.references)
+            if self.find_dmrs:
+                found["dmrs"] = self._dmrs
         return found
 
     def _recorded_s(self) -> float:

@@ -65,7 +65,7 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path], list[str]], int, str]] = {
     "SigMF without data": (lambda f: written(f, "x.sigmf-meta", b"{}"), 3, r"x\.sigmf-meta"),
     "an empty raw file": (lambda f: raw(f, b""), 3, r"empty"),
     "a raw file cut inside a sample": (lambda f: raw(f, SAMPLES.tobytes()[:-1]), 3, r"truncated|whole number"),
-    "a raw file with a NaN rate": (lambda f: [*raw(f)[:1], "--rate-hz", "nan", "--center-hz", "1e9"], 3, r"rate"),
+    "a raw file with a NaN rate": (lambda f: [*raw(f)[:1], "--rate-hz", "nan", "--center-hz", "1e9"], 2, r"rate"),
     "a raw file without a rate": (lambda f: raw(f)[:1], 2, r"--rate-hz"),
     "a file of unknown format": (lambda f: written(f, "capture.xyz", b"hello"), 3, r"capture\.xyz"),
     "an empty CSI log": (lambda f: written(f, "log.dat", b""), 3, r"empty"),

@@ -258,13 +258,13 @@ class PortEstimator:
     def _limit(self, strong: int, pilots: int) -> float:
         """The share of energy in `strong` of as many dimensions as pilots that noise exceeds by a false alarm only.
 
-        Other pilots than those looked for make the same noise on all antennas, so only symbols count as independent:
-        counting antennas too, a wrong identity passed one slot in ten at eight antennas.
+        Other pilots than those looked for make the same noise on all antennas, and those of the other n_SCID the same
+        on all symbols of all slots: neither counts as independent. Counting antennas, a wrong identity passed one slot
+        in ten at eight of them; counting symbols, the other n_SCID could pass for good.
         """
         key = (strong, pilots)
         if key not in self._limits:
-            symbols = len(self._times_s)
-            self._limits[key] = float(betaincinv(strong * symbols, (pilots - strong) * symbols, 1.0 - FALSE_ALARM))
+            self._limits[key] = float(betaincinv(strong, pilots - strong, 1.0 - FALSE_ALARM))
         return self._limits[key]
 
     def _learn(self, projected: Complex64, noise_power: float) -> None:

@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from ingest.messages import MAX_NAME, ChannelFrame, IqBlock, no_array
+from ingest.nr.impulse import impulse_response
 from ingest.nr.numerology import SSB_SUBCARRIERS
+from ingest.nr.reference_receiver import ReferenceReceiver
+from ingest.nr.references import ReferenceSettings
 from ingest.nr.ssb import SsbMeasurement
 from ingest.nr.ssb_receiver import RESEARCH_S, Cell, SsbReceiver
 from ingest.nr.stretch import Stretch
 
-__all__ = ["Cell", "NrReceiver", "impulse_response"]
+__all__ = ["Cell", "NrReceiver"]
 
 
 class NrReceiver:
-    """Turns a stream of `IqBlock`s of one radio into `ChannelFrame`s of the cells it hears.
+    """Turns a stream of `IqBlock`s of one radio into `ChannelFrame`s of the cells and reference signals it hears.
 
-    `cells` holds what was found, the strongest first. `gaps` counts samples missing between blocks. research_s: signal
-    between searches for new cells while one is known.
+    `cells` holds what was found, the strongest first. `gaps` counts samples missing between blocks. references: what is
+    received beside SSBs, once it is known when frames start. research_s: signal between searches for new cells while
+    one is known.
     """
 
-    def __init__(self, research_s: float = RESEARCH_S) -> None:
+    def __init__(self, references: ReferenceSettings | None = None, *, research_s: float = RESEARCH_S) -> None:
         self.gaps = 0
         self.ssb = SsbReceiver(research_s)
+        self.references = None if references is None else ReferenceReceiver(references)
         self._stream: tuple[str, int, float, float, int] | None = None
         self._next_sample = 0
         self._tail = np.zeros((0, 0), np.complex64)
@@ -36,10 +40,32 @@ class NrReceiver:
         return self.ssb.cells
 
     def process(self, block: IqBlock) -> Iterator[ChannelFrame]:
-        """The frames of the SSBs that end in `block`, in the order of their time."""
+        """The frames of the SSBs that end in `block`, in the order of their time, then those of its slots."""
         stretch = self._join(block)
         for time_s, found in self.ssb.process(stretch, block.rate_hz, block.center_hz):
             yield self._frame(block, time_s, found)
+        if self.references is not None:
+            self._keep_time(self.references, block)
+            yield from self.references.process(block)
+
+    def _keep_time(self, references: ReferenceReceiver, block: IqBlock) -> None:
+        """Tell when frames start: as configured, else by the SSBs of the configured cell, whose clock is followed."""
+        settings = references.settings
+        if settings.frame_start_s is not None:
+            if not references.is_aligned:
+                start = round(settings.frame_start_s * block.rate_hz)
+                references.align(start, settings.frame, block.rate_hz, block.center_hz)
+            return
+        time_s = block.first_sample / block.rate_hz
+        for cell in self.cells:
+            if cell.timing is not None and settings.pci in (None, cell.measurement.pci):
+                number, start_s = ((cell.tracker and cell.tracker.timing) or cell.timing).frame_at(time_s)
+                start = round(start_s * block.rate_hz)
+                if references.is_aligned:
+                    references.follow(start)
+                else:
+                    references.align(start, number or 0, block.rate_hz, block.center_hz)
+                return
 
     def _join(self, block: IqBlock) -> Stretch:
         """The block's samples behind the end of what came before, so that an SSB across the border is whole."""
@@ -50,6 +76,8 @@ class NrReceiver:
             tail = self._tail
         elif stream != self._stream or block.first_sample < self._next_sample:
             self.ssb.restart()
+            if self.references is not None:
+                self.references.restart()
         else:
             self.ssb.jump()
             self.gaps += block.first_sample - self._next_sample
@@ -80,8 +108,3 @@ class NrReceiver:
             beams=no_array(0, found.ls.shape[0]),
             cir=impulse_response(found.ls),
         )
-
-
-def impulse_response(cfr: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.complex64]:
-    """Taps of a channel on evenly spaced tones: inverse DFT along the last axis, delay 0 in the middle tap."""
-    return np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(cfr, axes=-1), axis=-1), axes=-1).astype(np.complex64)

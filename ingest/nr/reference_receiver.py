@@ -55,6 +55,15 @@ class ReferenceReceiver:
             settings.carrier, settings.signals, rate_hz, center_hz, frame_start, frame, self.refused
         )
 
+    def follow(self, frame_start: int) -> None:
+        """A frame starts at the stream's sample `frame_start`, as the cell's clock has it: slots move along with it."""
+        if self._slots is not None:
+            self._slots.follow(frame_start)
+
+    def restart(self) -> None:
+        """Another stream begins: nothing is known of its time, and the channel is another one."""
+        self._slots = None
+
     def process(self, block: IqBlock) -> Iterator[ChannelFrame]:
         """The frames of the slots that end in `block`, in the order of their time; none before `align`."""
         if self._slots is None:

@@ -68,6 +68,16 @@ class SlotReceiver:
         self._next_sample = 0
         self._slot: int | None = None
 
+    def follow(self, frame_start: int) -> None:
+        """A frame starts at sample `frame_start`: what our frames are off by less than a prefix is drift and taken out.
+
+        More is another frame structure or a wrong claim, and left alone.
+        """
+        off = (frame_start - self.frame_start + self._frame_samples // 2) % self._frame_samples
+        off -= self._frame_samples // 2
+        if abs(off) <= self._demodulator.fft // 16:
+            self.frame_start += off
+
     def process(self, samples: Complex64, first_sample: int) -> Iterator[ReceivedSlot]:
         """What the slots that end in samples [A, T] hold; a jump in first_sample loses the slot that it cuts."""
         if first_sample != self._next_sample or len(self._held) != len(samples) or self._slot is None:

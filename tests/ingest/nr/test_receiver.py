@@ -12,7 +12,8 @@ import pytest
 
 from ingest import wire
 from ingest.messages import ChannelFrame, IqBlock
-from ingest.nr.receiver import NrReceiver, impulse_response
+from ingest.nr.impulse import impulse_response
+from ingest.nr.receiver import NrReceiver
 from tests.ingest.nr.signals import Ssb, block, capture, noise
 
 RATE_HZ, WIDE_HZ = 7.68e6, 15.36e6
