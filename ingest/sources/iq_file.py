@@ -1,7 +1,7 @@
 """IQ in files, as blocks: raw files with or without a side-car, and what other containers say of their samples.
 
 A side-car is a JSON or TOML file beside the samples, `capture.dat.json` for `capture.dat`; docs/sources.md lists its
-keys. UHD's `rx_samples_to_file` writes one file a channel when it is given several: `capture.00.dat, capture.01.dat, …`
+keys. UHD's recorders write one file a channel when they are given several: `capture.00.dat, capture.01.dat, …`
 for `capture.dat`. They are read as coherent antennas of one capture.
 """
 

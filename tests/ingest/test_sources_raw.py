@@ -118,7 +118,7 @@ def test_a_side_car_that_is_contradicted(tmp_path: Path) -> None:
 
 
 def test_uhd_files_of_several_channels_are_antennas(tmp_path: Path) -> None:
-    """`rx_samples_to_file --file a.dat --channels 0,1,2` writes a.00.dat, a.01.dat, a.02.dat."""
+    """As UHD's txrx_loopback_to_file names them: a.00.dat, a.01.dat, a.02.dat for a.dat."""
     for channel in range(3):
         (np.arange(BLOCK + 5) + 1j * channel).astype("<c8").tofile(tmp_path / f"a.{channel:02d}.dat")
     source = open_source(str(tmp_path / "a.dat"), format_name="cf32", **RAW)
