@@ -1,8 +1,10 @@
 """Cell search: finds PSSs anywhere in a capture, over raster position, time and frequency offset.
 
 The detector is the normalised matched filter, so its threshold follows from a false-alarm probability alone,
-whatever the level or the colour of what else is in the band. It runs by overlap-save over short transforms, many at a
-time, which is several times faster than one long transform for each hypothesis.
+whatever the level or the colour of what else is in the band. Each antenna counts by its own power. Traffic that all
+antennas hear has fewer dimensions than are reckoned with then; how much of the PSS lies in what the antennas span,
+whose distribution no covariance changes (Kelly 1986), limits what is believed. It runs by overlap-save over short
+transforms, many at a time, which is several times faster than one long transform for each hypothesis.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import scipy.fft
 import scipy.special
 
 from ingest.kernel import kernel
+from ingest.nr.antennas import heard, spanned_part, whitened
 from ingest.nr.band import Band
 from ingest.nr.numerology import (
     SSB_CP,
@@ -42,6 +45,11 @@ _COARSE_SHARE = 0.9
 """Of the limit: what a peak may lose between the points."""
 _SEGMENTS_AT_ONCE = 128
 """Bounds the working memory: a megabyte for each antenna."""
+_SPATIAL_SHARE = 0.7
+"""The same with several antennas, where a peak's own noise is not quite that of the segment around it."""
+SPATIAL_SLACK = 2.0
+"""What an unknown covariance may cost of a true PSS's evidence, about that of a weak one with four antennas. Where
+all antennas hear the same, false ones are exp(this) times as many."""
 _MAX_PEAKS = 256
 """Peaks kept for one sequence and offset in one band; the best ones where there are more."""
 
@@ -51,6 +59,8 @@ class PssDetection:
     """A PSS found in a band. first_sample: where its useful part starts. offset_scs: the best frequency hypothesis.
 
     metric: matched-filter output power over signal power in the PSS's band, 0 to 1. antennas: that it was summed over.
+    share: the mean of the antennas' own metrics; spanned: the part of the PSS in what the antennas span, both 0 to 1.
+    With one antenna they are the metric, which they are if left out.
     """
 
     n_id_2: int
@@ -58,11 +68,18 @@ class PssDetection:
     offset_scs: float
     metric: float
     antennas: int = 1
+    share: float | None = None
+    spanned: float | None = None
 
     @property
     def evidence(self) -> float:
-        """-ln of the probability that noise reaches this metric at a given place, sequence and offset."""
-        return beta_evidence(self.metric, self.antennas, self.antennas * (SYNC_SUBCARRIERS - 1))
+        """-ln of the probability that noise does as well at a given place, sequence and offset."""
+        share = self.metric if self.share is None else self.share
+        alone = beta_evidence(share, self.antennas, self.antennas * (SYNC_SUBCARRIERS - 1))
+        if self.antennas == 1 or self.spanned is None:
+            return alone
+        spatial = beta_evidence(self.spanned, self.antennas, SYNC_SUBCARRIERS - self.antennas)
+        return min(alone, spatial + SPATIAL_SLACK)
 
 
 def beta_evidence(metric: float, signal_dimensions: int, noise_dimensions: int) -> float:
@@ -133,10 +150,10 @@ def _window_energy(samples: npt.NDArray[np.complex64], starts: int) -> npt.NDArr
 
 
 def threshold(trials: float, false_alarm: float = FALSE_ALARM, antennas: int = 1) -> float:
-    """The metric that noise exceeds `false_alarm` times in `trials` on average.
+    """The share that noise exceeds `false_alarm` times in `trials` on average.
 
-    For white noise in the PSS's D = 127 dimensions the metric is Beta(1, D - 1): P(metric > t) = (1 - t)^(D - 1); over
-    A antennas, Beta(A, A (D - 1)).
+    For white noise in the PSS's D = 127 dimensions the share is Beta(1, D - 1): P(share > t) = (1 - t)^(D - 1); over A
+    antennas that are alike and independent, Beta(A, A (D - 1)).
     """
     if antennas == 1:
         return float(-np.expm1(np.log(false_alarm / trials) / (SYNC_SUBCARRIERS - 1)))
@@ -158,14 +175,16 @@ def find_pss(band: Band, *, hypotheses: int = 1, expected_false: float = FALSE_A
     starts = pss_trials(band) // (3 * len(OFFSETS_SCS))
     if starts == 0:
         return []
-    samples = _sync_samples(band)
+    samples = heard(_sync_samples(band))
     energy = _window_energy(samples, starts)
     energy += np.float32(1e-12) * max(float(energy.max()), 1e-30)
     limit = threshold(hypotheses * pss_trials(band), expected_false, len(samples))
+    least = float(np.log(hypotheses * pss_trials(band) / expected_false))
     found: list[PssDetection] = []
     for first in range(0, starts, _SEGMENTS_AT_ONCE * _STEP):
         count = min(starts - first, _SEGMENTS_AT_ONCE * _STEP)
-        found += _search_segments(samples[:, first:], energy[first : first + count], first, limit)
+        new = _search_segments(samples[:, first:], energy[first : first + count], first, limit)
+        found += [one for one in new if one.antennas == 1 or one.evidence > least]
     return _best_of_overlapping(found)
 
 
@@ -179,11 +198,15 @@ def _search_segments(
     usable = min(samples.shape[1], padded.shape[1])
     padded[:, :usable] = samples[:, :usable]
     windows = np.lib.stride_tricks.sliding_window_view(padded, _SEGMENT, axis=1)[:, ::_STEP]
+    points = np.floor(np.arange(_POINTS * segments) * (_STEP / _POINTS) + 0.5).astype(np.int64)
+    if antennas == 1:
+        limits = energy[np.minimum(points, count - 1)] * np.float32(limit * _COARSE_SHARE)
+    else:
+        windows, energies = whitened(windows, points[:_POINTS], SSB_FFT)
+        limits = energies.ravel() * np.float32(limit * _SPATIAL_SHARE)
+    limits[points >= count] = np.inf
     spectra = np.take(scipy.fft.fft(windows, axis=2), _KEPT, axis=2)
     product = np.empty_like(spectra)
-    points = np.floor(np.arange(_POINTS * segments) * (_STEP / _POINTS) + 0.5).astype(np.int64)
-    limits = energy[np.minimum(points, count - 1)] * np.float32(limit * _COARSE_SHARE)
-    limits[points >= count] = np.inf
     found: list[PssDetection] = []
     places = np.empty(_MAX_PEAKS, np.int64)
     for n_id_2 in range(3):
@@ -192,11 +215,11 @@ def _search_segments(
             outputs = scipy.fft.ifft(product, axis=2, overwrite_x=True)
             peaks = _peaks(outputs.view(np.float32), limits, places)
             if peaks:
-                starts, metrics = _refined(padded, energy, points[places[:peaks]], _waveform(n_id_2, offset_scs))
+                waveform = _waveform(n_id_2, offset_scs)
                 found += [
-                    PssDetection(n_id_2, first_sample + int(start), offset_scs, float(metric), antennas)
-                    for start, metric in zip(starts, metrics, strict=True)
-                    if metric > limit
+                    PssDetection(n_id_2, first_sample + start, offset_scs, metric, antennas, share, spanned)
+                    for start, metric, share, spanned in _refined(padded, energy, points[places[:peaks]], waveform)
+                    if share > limit
                 ]
     return found
 
@@ -206,13 +229,21 @@ def _refined(
     energy: npt.NDArray[np.float32],
     starts: npt.NDArray[np.int64],
     waveform: npt.NDArray[np.complex64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The best starts within a sample of `starts` [P], and the metrics there. Shapes [P]."""
+) -> list[tuple[int, float, float, float]]:
+    """The best starts within a sample of `starts` [P]; metric, share and what is spanned (see `PssDetection`) there."""
     tried = np.clip(starts[:, None] + np.array([-1, 0, 1]), 0, len(energy) - 1)
     windows = samples[:, tried[..., None] + np.arange(SSB_FFT)]
-    metrics = np.sum(np.abs(windows @ waveform) ** 2, axis=0) / energy[tried]
-    best = np.argmax(metrics, axis=1)[:, None]
-    return np.take_along_axis(tried, best, 1)[:, 0], np.take_along_axis(metrics, best, 1)[:, 0]
+    powers = np.abs(windows @ waveform) ** 2
+    metrics = np.sum(powers, axis=0) / energy[tried]
+    shares = metrics
+    if len(samples) > 1:
+        own = np.sum(windows.real**2 + windows.imag**2, axis=-1)
+        shares = np.mean(powers / np.maximum(own, np.float32(1e-6) * energy[tried]), axis=0)
+    best = np.argmax(shares, axis=1)
+    rows = np.arange(len(starts))
+    spanned = spanned_part(windows[:, rows, best], waveform) if len(samples) > 1 else metrics[rows, best]
+    columns = (tried[rows, best], metrics[rows, best], shares[rows, best], spanned)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @kernel
@@ -264,7 +295,7 @@ def _best_of_overlapping(found: list[PssDetection]) -> list[PssDetection]:
     """
     kept: list[PssDetection] = []
     starts: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    for candidate in sorted(found, key=lambda detection: -detection.metric):
+    for candidate in sorted(found, key=lambda detection: -detection.evidence):
         taken = starts[candidate.n_id_2]
         if not any(abs(candidate.first_sample - start) < SSB_FFT for start in taken):
             taken.append(candidate.first_sample)

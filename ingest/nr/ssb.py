@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ingest.nr import pbch
 from ingest.nr.band import Band
-from ingest.nr.cell_search import PssDetection, pss_trials, threshold
+from ingest.nr.cell_search import FALSE_ALARM, PssDetection, pss_trials
 from ingest.nr.numerology import (
     SSB_CP,
     SSB_FFT,
@@ -132,7 +132,7 @@ def measure_ssb(band: Band, detection: PssDetection, raster_hz: float, *, hypoth
     scs_hz = band.rate_hz / SSB_FFT
     phases = symbol_phases(raster_hz, scs_hz)
     trials = hypotheses * pss_trials(band)
-    limit = threshold(max(trials, 1), antennas=len(samples))
+    least = float(np.log(max(trials, 1) / FALSE_ALARM))
     unproved: SsbMeasurement | None = None
     for identity in identify(samples, detection, phases, trials):
         grid = _settle(samples, phases, identity)
@@ -140,7 +140,7 @@ def measure_ssb(band: Band, detection: PssDetection, raster_hz: float, *, hypoth
         found = measurement(grid, raster_hz, scs_hz, cfo_hz, first_sample=start)
         if found.mib is not None:
             return found
-        if unproved is None and detection.metric >= limit and _stands_alone(grid):
+        if unproved is None and detection.evidence >= least and _stands_alone(grid):
             unproved = found
     return unproved
 

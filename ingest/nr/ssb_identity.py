@@ -14,7 +14,8 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from ingest.nr.cell_search import PssDetection, beta_evidence
+from ingest.nr.antennas import whitening
+from ingest.nr.cell_search import SPATIAL_SLACK, PssDetection, beta_evidence
 from ingest.nr.numerology import SSB_FFT, SSB_SUBCARRIERS, SSB_SYMBOL, SYNC_SUBCARRIERS
 from ingest.nr.sequences import PCI_COUNT, pbch_dmrs, pbch_dmrs_subcarriers, pss, sss
 from ingest.nr.ssb_grid import DELAYS, SYNC, demodulate, sync_channel
@@ -71,10 +72,10 @@ def identify(
     """
     snr_db = _snr_db(detection.metric)
     grid = demodulate(samples, detection.offset_scs, phases)
-    pci, share = _find_sss(grid, detection.n_id_2, snr_db)
+    pci, share, evidence = _find_sss(grid, detection.n_id_2, snr_db)
     if share < _LEAST_SHARE * detection.metric:
         return []
-    evidence = detection.evidence + beta_evidence(share, 1, len(samples) * SYNC_SUBCARRIERS - 1)
+    evidence += detection.evidence
     if evidence < gamma_threshold(IDENTITIES * max(trials, 1.0), EXPECTED_FALSE):
         return []
     turned = np.vdot(grid[:, 0, SYNC] * pss(pci % 3), grid[:, 2, SYNC] * sss(pci))
@@ -101,16 +102,33 @@ def _sss_of(n_id_2: int) -> npt.NDArray[np.float32]:
     return np.array([sss(pci) for pci in range(n_id_2, PCI_COUNT, 3)], np.float32)
 
 
-def _find_sss(grid: npt.NDArray[np.complex128], n_id_2: int, snr_db: float) -> tuple[int, float]:
-    """The cell identity whose SSS fits best, given the PSS's channel, and its normalised power 0 to 1."""
+def _find_sss(grid: npt.NDArray[np.complex128], n_id_2: int, snr_db: float) -> tuple[int, float, float]:
+    """The cell identity whose SSS fits best, given the PSS's channel, its normalised power 0 to 1, and its evidence.
+
+    As with the PSS each antenna counts by its own power, and what all antennas hear limits what is believed.
+    """
     expected = sync_channel(grid[:, 0, SYNC] * pss(n_id_2), snr_db)[:, SYNC]
     received = grid[:, 2, SYNC]
-    matched = np.sum(received * expected.conj(), axis=0)
+    power = np.sum(np.abs(received) ** 2, axis=1)
+    heard = power > 1e-12 * max(float(power.max()), 1e-300)
+    scale = np.sqrt(np.maximum(power[heard], 1e-300))[:, None]
+    alike, wanted = received[heard] / scale, expected[heard] / scale
+    matched = np.sum(alike * wanted.conj(), axis=0)
     parts = _sss_of(n_id_2) @ np.stack([matched.real, matched.imag], axis=1).astype(np.float32)
-    power = np.sum(parts.astype(np.float64) ** 2, axis=1)
-    best = int(np.argmax(power))
-    norm = float(np.sum(np.abs(received) ** 2) * np.sum(np.abs(expected) ** 2))
-    return n_id_2 + 3 * best, min(float(power[best]) / max(norm, 1e-300), 1.0)
+    pci = n_id_2 + 3 * int(np.argmax(np.sum(parts.astype(np.float64) ** 2, axis=1)))
+    wanted = wanted * sss(pci)
+    evidence = beta_evidence(_share(alike, wanted), 1, len(alike) * SYNC_SUBCARRIERS - 1)
+    if len(alike) > 1:
+        white = whitening(alike)
+        spatial = beta_evidence(_share(white @ alike, white @ wanted), 1, len(white) * SYNC_SUBCARRIERS - 1)
+        evidence = min(evidence, spatial + SPATIAL_SLACK)
+    return pci, _share(received, expected * sss(pci)), evidence
+
+
+def _share(one: npt.NDArray[np.complexfloating], other: npt.NDArray[np.complexfloating]) -> float:
+    """Power of one in the direction of the other, over its own; 0 to 1."""
+    norm = float(np.sum(np.abs(one) ** 2) * np.sum(np.abs(other) ** 2))
+    return min(abs(complex(np.vdot(one, other))) ** 2 / max(norm, 1e-300), 1.0)
 
 
 def _index_powers(grid: npt.NDArray[np.complex128], pci: int) -> npt.NDArray[np.float64]:

@@ -181,3 +181,14 @@ def test_a_wideband_capture_with_cells_elsewhere(rng: np.random.Generator) -> No
     samples = capture([here, there], rate_hz=46.08e6, center_hz=RASTER_HZ, samples=46_080, snr_db=10.0, rng=rng)
     (found,) = search(samples, 46.08e6)
     assert is_of(found, here)
+
+
+@pytest.mark.parametrize("antennas", [2, 4, 8])
+def test_noise_of_any_covariance_yields_what_the_threshold_says(antennas: int, rng: np.random.Generator) -> None:
+    """Antennas 20 dB apart that hear much the same: hardly more PSSs than of one antenna."""
+    mixing = noise(rng, antennas, antennas) * np.logspace(0, 1, antennas)
+    counts = []
+    for samples in (noise(rng, 1, 50_000), mixing @ noise(rng, antennas, 50_000)):
+        spectrum = WidebandSpectrum(samples.astype(np.complex64), RATE_HZ, RASTER_HZ, SCS_HZ)
+        counts.append(len(find_pss(spectrum.band(RASTER_HZ), expected_false=40.0)))
+    assert 3 <= counts[1] <= 100, counts

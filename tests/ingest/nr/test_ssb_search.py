@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.nr import cell_search, polar
+from ingest.nr import cell_search, pbch, polar, ssb
 from ingest.nr.band import WidebandSpectrum
 from ingest.nr.receiver import NrReceiver
 from ingest.nr.ssb import SsbMeasurement, reconstruct
 from ingest.nr.ssb_identity import EXPECTED_FALSE, IDENTITIES, gamma_threshold
 from ingest.nr.ssb_patterns import ssb_start_s
 from ingest.nr.ssb_receiver import warm_up
-from ingest.nr.ssb_search import search_band
+from ingest.nr.ssb_search import PSS_CANDIDATES, search_band
 from ingest.nr.stretch import Stretch
 from tests.ingest.nr.broadcast import Broadcast
 from tests.ingest.nr.signals import Ssb, block, capture, noise
@@ -175,3 +175,34 @@ def test_a_stretch_is_its_parts_joined(tail: int, size: int, data: st.DataObject
     for wrong in ((99, 101), (100, stretch.end + 1), (stop + 1, stop)):
         with pytest.raises(ValueError, match="are not in"):
             stretch.take(*wrong)
+
+
+def traffic(rng: np.random.Generator, samples: int) -> npt.NDArray[np.complex128]:
+    """Noise of a receiver, 30 dB stronger while a base station sends: half of every 4000 samples. [1, samples]."""
+    return noise(rng, 1, samples) * np.where(np.arange(samples) % 4000 < 2000, 30.0, 1.0)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("antennas", [1, 2, 4])
+@pytest.mark.parametrize("others", ["nothing", "equal noise", "weak noise", "the same"])
+def test_further_antennas_bring_no_further_readings(
+    antennas: int, others: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PSSs looked at and PBCHs read stay those that noise of one antenna yields, whatever the other antennas hear."""
+    looked, read = [], []
+    identify, decode = ssb.identify, pbch.decode
+    monkeypatch.setattr(ssb, "identify", lambda *given: looked.append(0) or identify(*given))
+    monkeypatch.setattr(pbch, "decode", lambda *given: read.append(0) or decode(*given))
+    sent, size = one(300, 10_400.0), 60_000
+    first = heard([sent], 10.0, rng, size) + traffic(rng, size)
+    more = {
+        "nothing": np.zeros((3, size)),
+        "equal noise": noise(rng, 3, size) * np.sqrt(np.mean(np.abs(first) ** 2)),
+        "weak noise": noise(rng, 3, size) / 100,
+        "the same": first * np.exp(2j * np.pi * rng.random((3, 1))) + noise(rng, 3, size) / 30,
+    }[others]
+    got = search(np.concatenate([first, more[: antennas - 1]]).astype(np.complex64))
+    if others != "equal noise":  # as strong as the traffic, 17 dB above the cell
+        assert [cell.pci for cell in got if cell.mib is not None] == [300]
+    assert len(looked) < 3 * PSS_CANDIDATES
+    assert len(read) < 12 * EXPECTED_FALSE
