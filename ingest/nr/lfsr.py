@@ -206,11 +206,15 @@ def _most_reliable_basis(
 
 @kernel
 def ones(word: np.uint64) -> np.uint64:
-    """Bits set in a word, in the form that compilers know for the machine's own instruction."""
+    """Bits set in a word."""
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
     word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    # Not the usual product: as plain Python it overflows, of which NumPy warns.
+    word = word + (word >> np.uint64(8))
+    word = word + (word >> np.uint64(16))
+    word = word + (word >> np.uint64(32))
+    return word & np.uint64(0x7F)
 
 
 @kernel
