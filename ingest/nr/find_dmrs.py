@@ -11,16 +11,8 @@ import numpy.typing as npt
 from ingest.nr.capture_grid import CaptureGrid, cut
 from ingest.nr.numerology import FR1_MAX_HZ
 from ingest.nr.ofdm import MAX_PRBS, PRB_SUBCARRIERS, SYMBOLS_PER_SLOT, Carrier
-from ingest.nr.reference_evidence import PDCCH, best_range, block_scores, combined, fit, matched, snr
-from ingest.nr.reference_search import (
-    MAX_CRBS,
-    Sequence,
-    Sighting,
-    first_sequence,
-    follow,
-    more_sequences,
-    relatives,
-)
+from ingest.nr.reference_evidence import PDCCH, block_scores, combined, extended, fit, matched, pieces, snr
+from ingest.nr.reference_search import MAX_CRBS, Sequence, Sighting, first_sequence, follow, more_sequences, relatives
 
 Channel = Literal["pusch", "pdsch", "pdcch", "pxsch"]
 
@@ -28,14 +20,19 @@ _CHUNK_S = 10e-3
 _LN_SAME_SLOT = float(np.log(1e-4))
 """A sequence that is there on one symbol of a slot: 13 more are tested."""
 
+_COHERENCE_SHARE = 0.6
+"""A spacing whose prefixes correlate by less than this share of the best spacing's is not looked at."""
+
+_FADE = 0.2
+"""A block that has this share of the others' SNR still belongs to them: -7 dB."""
+
 _EDGE_STEP = 0.06
 """An outermost block with less than this share of its neighbour's power is leakage: -12 dB."""
 
 _GRIDS = {
     15e3: (25, 52, 79, 106, 133, 160, 188, 216, 242, 270),
-    30e3: (11, 24, 38, 51, 65, 78, 106, 133, 162, 189, 217),
+    30e3: (11, 24, 38, 51, 65, 78, 106, 133, 162, 189, 217, 245, 273),
 }
-_GRIDS[30e3] += (245, 273)
 """Transmission bandwidths in resource blocks (38.104 table 5.3.2-1)."""
 
 
@@ -45,8 +42,7 @@ class FoundDmrs:
 
     channel: "pxsch" where nothing tells PUSCH from PDSCH, whose sequences are the same. slot: of the frame. start:
     sample where the slot starts (fractional, may lie before the first one). symbols: of the slot. config_type: 1 or 2,
-    0 for a PDCCH. cdm_group, ports: as far as frequency covers tell ports apart (time covers of double symbols are not
-    told).
+    0 for a PDCCH. cdm_group, ports: as far as frequency covers tell them apart (not the time covers of double symbols).
     first_prb, prbs: common resource blocks. first_reference: the block from which its sequence counts; 0 but for SIB1
     and PDCCHs of CORESET 0. crb0_hz: frequency of subcarrier 0 of common resource block 0. cfo_hz: modulo scs_hz, with
     subcarriers taken to lie at whole multiples of the spacing from center_hz. log10_false_alarm: of the whole claim,
@@ -130,7 +126,9 @@ def _find_in_piece(
     captures = [cut(samples / np.float32(peak), rate_hz, scs_hz) for scs_hz in spacings_hz]
     gridded = sorted((one for one in captures if one is not None), key=lambda one: -one.grid.coherence)
     for capture in gridded:
-        start = first_sequence(capture, crbs)
+        if capture.grid.coherence < _COHERENCE_SHARE * gridded[0].grid.coherence:
+            break
+        start = first_sequence(capture, crbs, thorough=capture is gridded[0])
         if start is not None:
             return _all_entries(capture, *start, center_hz)
     return []
@@ -228,19 +226,20 @@ def _joint_range(capture: CaptureGrid, cluster: list[Sighting]) -> tuple[int, in
     """Blocks [first, stop) that all symbols of a cluster together speak for."""
     best = cluster[0]
     product, blocks = _stacked(capture, best.sequence, sorted({one.row for one in cluster}))
-    low = min(one.first for one in cluster) - 2 - int(blocks[0])
-    high = max(one.stop for one in cluster) + 2 - int(blocks[0])
-    low, high = max(low, 0), min(high, len(blocks))
     layout = best.sequence.layout
-    scores = block_scores(product[:, low:high], layout, best.slope, best.sign)
-    first, stop, _ = best_range(scores)
-    power = np.asarray(np.mean(np.abs(product[:, low + first : low + stop]) ** 2, axis=(0, 2, 3), dtype=np.float64))
+    seen = slice(best.first - int(blocks[0]), best.stop - int(blocks[0]))
+    signal, noise = snr(product[:, seen], layout, best.slope, both_ports=best.sign < 0)
+    gain = float(np.clip(1.0 + layout.per_prb * _FADE * signal / noise, 4.0, 300.0))
+    first, stop = extended(block_scores(product, layout, best.slope, best.sign, gain), seen.start, seen.stop)
+    parts = pieces(product, first, stop) or [(first, stop)]
+    first, stop = max(parts, key=lambda part: min(part[1], seen.stop) - max(part[0], seen.start))
+    power = np.asarray(np.mean(np.abs(product[:, first:stop]) ** 2, axis=(0, 2, 3), dtype=np.float64))
     start, end = 0, len(power)
     while end - start > 2 and power[start] < _EDGE_STEP * power[start + 1 : start + 3].max():
         start += 1
     while end - start > 2 and power[end - 1] < _EDGE_STEP * power[end - 3 : end - 1].max():
         end -= 1
-    offset = low + first + int(blocks[0])
+    offset = first + int(blocks[0])
     return offset + start, offset + end
 
 

@@ -78,8 +78,8 @@ def trials(power: npt.NDArray[np.float64], found: list[Window], layouts: tuple[L
             per_place = levels[:whole].reshape(-1, layout.period).mean(axis=0) + 1e-30
             for first in range(layout.period):
                 on = (first + np.arange(layout.in_period)) % layout.period
-                off = np.setdiff1d(np.arange(layout.period), on)
-                score = float(np.log(per_place[on].min() / per_place[off].mean()))
+                rest = (per_place.sum() - per_place[on].sum()) / (layout.period - layout.in_period)
+                score = float(np.log(per_place[on].min() / rest))
                 if score > -0.7:
                     listed.append(Trial(window, layout, window.low + first, score))
     return sorted(listed, key=_promise)

@@ -139,6 +139,10 @@ _TURNS = (0.0, 0.04, 0.15)
 """Half widths of the delays allowed, in turns a block: at 30 kHz 0, 0.11 and 0.42 us."""
 
 
+_GAP = 0.03
+"""A block with less than this share of the strongest one's power is none of the same allocation: -15 dB."""
+
+_KEPT_BLOCKS = 48
 _FINE = 8
 """Delays tried per resolvable one."""
 
@@ -185,22 +189,37 @@ def fit(product: npt.NDArray[np.complex64], layout: Layout, signs: tuple[int, ..
 
 def _slope(data: npt.NDArray[np.complex64], layout: Layout) -> tuple[float, int]:
     """Turns a subcarrier at which data [P, A, per_prb] adds up best, within half a prefix, and how many were tried."""
-    at = layout.subcarriers(np.arange(layout.per_prb)) + 12 * np.arange(len(data))[:, None]
-    reach = 72 / 2048
-    count = 2 * int(np.ceil(reach * 12 * len(data) * _FINE)) + 1
-    slopes = np.linspace(-reach, reach, count)
-    turned = np.exp(-2j * np.pi * at.ravel()[:, None] * slopes)
+    slopes, turned = _slopes(layout, len(data)) if len(data) <= _KEPT_BLOCKS else _slopes.__wrapped__(layout, len(data))
     power = np.sum(np.abs(data.transpose(1, 0, 2).reshape(data.shape[1], -1) @ turned) ** 2, axis=0)
-    return float(slopes[int(np.argmax(power))]), max(count // _FINE, 1)
+    return float(slopes[int(np.argmax(power))]), max(len(slopes) // _FINE, 1)
+
+
+@lru_cache(maxsize=128)
+def _slopes(layout: Layout, blocks: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.complex64]]:
+    """The slopes tried [D] and what undoes them on the pilots of `blocks` blocks [M, D]."""
+    at = layout.subcarriers(np.arange(blocks * layout.per_prb))
+    reach = 72 / 2048
+    slopes = np.linspace(-reach, reach, 2 * int(np.ceil(reach * 12 * blocks * _FINE)) + 1)
+    return slopes, np.exp(-2j * np.pi * at[:, None] * slopes).astype(np.complex64)
+
+
+def pieces(product: npt.NDArray[np.complex64], first: int, stop: int) -> list[tuple[int, int]]:
+    """The parts of blocks [first, stop) of product [S, P, A, per_prb] between blocks of hardly any power.
+
+    A wide range may reach over a gap between two allocations whose strength outweighs it.
+    """
+    power = np.mean(np.abs(product[:, first:stop]) ** 2, axis=(0, 2, 3))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], power > _GAP * power.max(initial=0.0), [0]])))
+    return [(first + int(a), first + int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def block_scores(
-    product: npt.NDArray[np.complex64], layout: Layout, slope: float, sign: int, gain_limit: float = 10.0
+    product: npt.NDArray[np.complex64], layout: Layout, slope: float, sign: int, gain: float = 10.0
 ) -> npt.NDArray[np.float64]:
     """Log-likelihood ratio of each block, sequence there against not there. product [S, P, A, per_prb] to shape [P].
 
     In a block the sum over pilots is one dimension of per_prb. With the sequence its power is 1 + per_prb SNR times
-    the others'; `gain_limit` stands for that, near the SNRs at which the edges are in doubt at all.
+    the others'; `gain` stands for that, by default near the SNRs at which edges are in doubt at all.
     """
     data = unit(product * covers(layout) if sign < 0 else product)
     at = layout.subcarriers(np.arange(layout.per_prb))
@@ -209,7 +228,6 @@ def block_scores(
     along = np.sum(np.abs(aligned.sum(axis=-1)) ** 2, axis=(0, 2), dtype=np.float64) / layout.per_prb
     total = np.sum(np.abs(aligned) ** 2, axis=(0, 2, 3), dtype=np.float64)
     share = np.where(total > 0.0, along / np.maximum(total, 1e-300), 0.0)
-    gain = gain_limit * layout.per_prb / 6
     return np.asarray(-tests * np.log(gain) - tests * layout.per_prb * np.log(1.0 - share + share / gain))
 
 
@@ -220,6 +238,22 @@ def best_range(scores: npt.NDArray[np.float64]) -> tuple[int, int, float]:
     stop = int(np.argmax(total - least))
     first = int(np.argmin(total[: stop + 1]))
     return first, stop, float(total[stop] - total[first])
+
+
+def extended(scores: npt.NDArray[np.float64], first: int, stop: int, give_up: float = 12.0) -> tuple[int, int]:
+    """The range [first, stop) cut or stretched at both ends to the greatest sum of scores that can be had.
+
+    A stretch goes through blocks that lose up to `give_up` if what is behind them wins that back: a fade.
+    """
+    middle = first + int(np.argmax(scores[first:stop]))
+    return middle - _reach(scores[:middle][::-1], give_up), middle + 1 + _reach(scores[middle + 1 :], give_up)
+
+
+def _reach(scores: npt.NDArray[np.float64], give_up: float) -> int:
+    """How many of the scores, from the first on, sum up best, before their sum falls `give_up` below that."""
+    total = np.concatenate([[0.0], np.cumsum(scores)])
+    fallen = np.flatnonzero(total < np.maximum.accumulate(total) - give_up)
+    return int(np.argmax(total[: fallen[0]] if len(fallen) else total))
 
 
 def snr(product: npt.NDArray[np.complex64], layout: Layout, slope: float, both_ports: bool) -> tuple[float, float]:

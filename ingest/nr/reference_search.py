@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,12 @@ import numpy.typing as npt
 from ingest.nr import lfsr
 from ingest.nr.capture_grid import CaptureGrid
 from ingest.nr.occupancy import Trial, trials, windows
+from ingest.nr.ofdm import SYMBOLS_PER_SLOT
 from ingest.nr.reference_evidence import (
     PDCCH,
     TYPE_1,
     TYPE_2,
+    Fit,
     Layout,
     best_range,
     block_scores,
@@ -29,12 +33,17 @@ from ingest.nr.reference_evidence import (
     fit,
     identity_of,
     matched,
+    pieces,
 )
+from ingest.nr.weak_search import weak_sequences
 
 MAX_CRBS = 275
 """Common resource blocks among which a first sequence is looked for."""
 
-_MAX_TRIALS = 400
+_MAX_TRIALS = 700
+"""Some seconds of search where there is power but no sequence."""
+
+_MAX_WEAK = 4
 _LN_SURE = float(np.log(1e-6))
 _LN_WORTH_FOLLOWING = 10.0
 """What one symbol leaves in doubt others may settle."""
@@ -43,6 +52,7 @@ _LN_FOLLOWED = float(np.log(1e-7))
 """A known sequence on one more symbol: few hypotheses, some hundred tests."""
 
 _C_INITS = 2.0**31
+_NO_FIT = Fit(0.0, 1, 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,29 +83,54 @@ class Sighting:
     slope: float
 
 
-def first_sequence(capture: CaptureGrid, crbs: int) -> tuple[Sequence, float] | None:
-    """The first sequence that is beyond doubt, and ln of the number of hypotheses it was picked from."""
+def first_sequence(capture: CaptureGrid, crbs: int, *, thorough: bool = True) -> tuple[Sequence, float] | None:
+    """The first sequence that is beyond doubt, and ln of the number of hypotheses it was picked from.
+
+    thorough: also look for what no one symbol can tell, which takes seconds more.
+    """
     listed = trials(capture.power, windows(capture.power, capture.floor), (TYPE_1, TYPE_2, PDCCH))
     tests = 0.0
-    for trial in listed[:_MAX_TRIALS]:
+    for trial in listed[: _MAX_TRIALS if thorough else _MAX_TRIALS // 3]:
         layout = trial.layout
         firsts = np.arange(0, crbs * layout.per_prb, layout.in_period)
         tests += len(firsts) * _C_INITS * capture.frame_symbols / 2**14
         for sequence, log_p in _decoded(capture, trial, firsts, order=2):
             doubt = float(np.log(tests))
-            if log_p + doubt < _LN_WORTH_FOLLOWING and evidence(capture, sequence, log_p) + doubt < _LN_SURE:
+            if (
+                log_p + doubt < _LN_WORTH_FOLLOWING
+                and evidence(capture, sequence, log_p, trial.window.row) + doubt < _LN_SURE
+            ):
+                return sequence, doubt
+    return _weak_sequence(capture, crbs) if thorough else None
+
+
+def _weak_sequence(capture: CaptureGrid, crbs: int) -> tuple[Sequence, float] | None:
+    """`first_sequence` for signals too weak for one symbol to tell: several are read together."""
+    tests = 0.0
+    for burst, rows, hypotheses, tried in islice(weak_sequences(capture, crbs), _MAX_WEAK):
+        tests += tried
+        for one in hypotheses:
+            sequence = Sequence(one.layout, one.origin, one.first_symbol, one.n_id, one.n_scid)
+            logs = []
+            for row in rows:
+                value = sequence.value(int(capture.symbols[row]), capture.frame_symbols)
+                product, blocks = matched(capture.spectra[row], one.layout, one.origin, value)
+                low = (burst.low - one.origin) // 12 - int(blocks[0])
+                logs.append(fit(product[low : low + (burst.high - burst.low) // 12], one.layout).log_p)
+            # The symbols were picked from a slot's.
+            doubt = float(np.log(tests * comb(SYMBOLS_PER_SLOT, len(rows))))
+            if combined(logs) + doubt < _LN_SURE:
                 return sequence, doubt
     return None
 
 
-def evidence(capture: CaptureGrid, sequence: Sequence, log_p: float) -> float:
-    """ln P of the sequence as first seen on one symbol, together with the other symbols of any one slot."""
-    slots: dict[int, dict[int, float]] = {}
-    for seen in follow(capture, sequence):
-        slot = (sequence.first_symbol + int(capture.symbols[seen.row])) // 14
-        of_slot = slots.setdefault(slot, {})
-        of_slot[seen.row] = min(seen.log_p, of_slot.get(seen.row, 0.0))
-    return min([log_p] + [combined(list(rows.values())) for rows in slots.values()])
+def evidence(capture: CaptureGrid, sequence: Sequence, log_p: float, row: int) -> float:
+    """ln P of the sequence as first seen on the symbol of `row`, together with the other symbols of its slot."""
+    slots = (sequence.first_symbol + capture.symbols) // SYMBOLS_PER_SLOT
+    best: dict[int, float] = {}
+    for seen in follow(capture, sequence, np.flatnonzero(slots == slots[row])):
+        best[seen.row] = min(seen.log_p, best.get(seen.row, 0.0))
+    return min(log_p, combined(list(best.values())))
 
 
 def more_sequences(capture: CaptureGrid, first: Sequence, grid_bin: int) -> Iterator[tuple[Sequence, float]]:
@@ -118,7 +153,10 @@ def more_sequences(capture: CaptureGrid, first: Sequence, grid_bin: int) -> Iter
             doubt = float(np.log(tests))
             if sequence.first_symbol != first.first_symbol or sequence in known:
                 continue
-            if log_p + doubt < _LN_WORTH_FOLLOWING and evidence(capture, sequence, log_p) + doubt < _LN_SURE:
+            if (
+                log_p + doubt < _LN_WORTH_FOLLOWING
+                and evidence(capture, sequence, log_p, trial.window.row) + doubt < _LN_SURE
+            ):
                 for relative in relatives(sequence, grid_bin):
                     known.append(relative)
                     _mark(capture, relative, taken)
@@ -195,23 +233,24 @@ def _derotated(products: npt.NDArray[np.complexfloating]) -> npt.NDArray[np.comp
     return np.asarray(products * np.exp(-0.25j * np.angle(fourth)))
 
 
-def follow(capture: CaptureGrid, sequence: Sequence, slope: float = 0.0) -> list[Sighting]:
-    """Where else in the capture `sequence` is, on every symbol and block."""
+def follow(capture: CaptureGrid, sequence: Sequence, rows: npt.NDArray[np.int64] | None = None) -> list[Sighting]:
+    """Where else in the capture `sequence` is, on any block of all symbols or those of `rows`."""
     found: list[Sighting] = []
-    for row, symbol in enumerate(capture.symbols.tolist()):
-        value = sequence.value(symbol, capture.frame_symbols)
+    for row in range(len(capture.symbols)) if rows is None else rows.tolist():
+        value = sequence.value(int(capture.symbols[row]), capture.frame_symbols)
         product, blocks = matched(capture.spectra[row], sequence.layout, sequence.origin, value)
         if not len(blocks):
             continue
         for sign in (1,) if sequence.layout is PDCCH else (1, -1):
-            scores = block_scores(product[None], sequence.layout, slope, sign)
+            scores = block_scores(product[None], sequence.layout, 0.0, sign)
             while True:
                 first, stop, total = best_range(scores)
-                if total < 6.0 or stop - first < 2:
+                if total < 6.0:
                     break
                 scores[first:stop] = -1e3
-                result = fit(product[first:stop], sequence.layout, (sign,))
-                if result.log_p < _LN_FOLLOWED:
-                    block = int(blocks[0])
-                    found.append(Sighting(sequence, row, first + block, stop + block, result.log_p, sign, result.slope))
+                for low, high in pieces(product[None], first, stop):
+                    result = fit(product[low:high], sequence.layout, (sign,)) if high - low > 1 else _NO_FIT
+                    if result.log_p < _LN_FOLLOWED:
+                        at = int(blocks[0])
+                        found.append(Sighting(sequence, row, low + at, high + at, result.log_p, sign, result.slope))
     return found

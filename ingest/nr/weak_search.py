@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,16 @@ _BITS = 128
 _ABOVE_FLOOR = 1.3
 """Power over the floor, averaged over 14 symbols and 24 bins: noise is 5 standard deviations below."""
 
-_MAX_BURSTS = 4
+_MAX_BURSTS = 2
+_FIRST_SUM = 2.0
+"""What two symbols must reach, in standard deviations of chance, to have the third one looked at: with the right
+sequence they reach it with a probability of 99 % where three could be told from all wrong ones at all."""
+
+_MIN_CONTRAST = 6.0
+"""Of the three likeliest symbols together. Data alone reaches it in one slot of a hundred."""
+
+_MAX_GAP = 60
+"""Bins that may be in a fade without an allocation's being taken for two."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +64,17 @@ class Burst:
     high: int
 
 
-def weak_sequences(capture: CaptureGrid, crbs: int, *, keep: int = 12) -> Iterator[tuple[list[int], list[Weak], float]]:
-    """For each burst and way of lying in it: the symbols read, the best hypotheses, and how many there were."""
+def weak_sequences(
+    capture: CaptureGrid, crbs: int, *, keep: int = 12
+) -> Iterator[tuple[Burst, list[int], list[Weak], float]]:
+    """For each burst and way of lying in it: the rows read, the best hypotheses, and how many there were."""
     for burst in bursts(capture):
         for layout, comb in _combs(capture, burst):
             rows = _likeliest_rows(capture, burst, layout, comb)
             if not rows:
                 continue
             found, tried = _search(capture, burst, layout, comb, rows, crbs, keep)
-            yield rows, found, tried
+            yield burst, rows, found, tried
 
 
 def bursts(capture: CaptureGrid) -> list[Burst]:
@@ -83,10 +95,20 @@ def bursts(capture: CaptureGrid) -> list[Burst]:
             starts.append(start)
     found: list[Burst] = []
     for start in starts:
-        for low, high in runs(smooth[start] > _ABOVE_FLOOR * floor):
+        for low, high in runs(_closed(smooth[start] > _ABOVE_FLOOR * floor)):
             for edge_low, edge_high in _block_edges(mean[start], low, high, floor):
                 found.append(Burst(start, start + length, edge_low, min(edge_high, edge_low + MAX_BINS)))
     return found
+
+
+def _closed(above: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """With the gaps filled that are shorter than `_MAX_GAP`."""
+    filled = above.copy()
+    places = np.flatnonzero(above)
+    for before, after in pairwise(places.tolist()):
+        if after - before <= _MAX_GAP:
+            filled[before:after] = True
+    return filled
 
 
 def _block_edges(mean: npt.NDArray[np.float64], low: int, high: int, floor: float) -> list[tuple[int, int]]:
@@ -132,6 +154,8 @@ def _contrasts(capture: CaptureGrid, burst: Burst, layout: Layout, comb: int) ->
 def _likeliest_rows(capture: CaptureGrid, burst: Burst, layout: Layout, comb: int) -> list[int]:
     contrast = _contrasts(capture, burst, layout, comb)
     order = np.argsort(-contrast)[:_SYMBOLS_READ]
+    if contrast[order].sum() < _MIN_CONTRAST:
+        return []
     return [burst.start + int(i) for i in order if contrast[i] > 1.5]
 
 
@@ -142,7 +166,7 @@ def _search(
     blocks = (burst.high - burst.low) // 12
     pilots = np.arange(blocks * layout.per_prb)
     bins = burst.low + comb + layout.subcarriers(pilots)
-    places, signs, counts = [], [], []
+    places, signs = [], []
     for row in rows:
         elements = capture.spectra[row][:, bins]
         products = np.sum(elements[:, layout.lag :] * np.conj(elements[:, : -layout.lag]), axis=0)
@@ -150,14 +174,13 @@ def _search(
         chosen = np.argsort(-np.abs(soft), kind="stable")[:_BITS]
         places.append(np.stack([first[chosen], second[chosen]]))
         signs.append(soft[chosen] < 0)
-        counts.append(len(chosen))
     starts = np.arange(max(crbs - blocks + 1, 1))
     step = 2 * layout.per_prb
     offsets = np.asarray(capture.symbols[rows] - capture.symbols[rows[0]], np.int64)
     length = 2 * (crbs + 1) * layout.per_prb + step
     best = np.full(keep, -1e9)
     which = np.zeros((keep, 4), np.int64)
-    _read_all(
+    weigh_all(
         lfsr.equations(lfsr.GOLD_OFFSET + length)[lfsr.GOLD_OFFSET :],
         lfsr.x1_bits(length),
         np.ascontiguousarray(np.stack(places), np.int64),
@@ -186,10 +209,9 @@ def _search(
 
 
 @kernel
-def _agreement(word_a: npt.NDArray[np.uint64], word_b: npt.NDArray[np.uint64]) -> float:
-    """Agreeing less contradicting of `_BITS` bits, in standard deviations of chance."""
-    wrong = lfsr.ones(word_a[0] ^ word_b[0]) + lfsr.ones(word_a[1] ^ word_b[1])
-    return (64.0 - np.float64(wrong)) / 5.656854249492381
+def _contradictions(word_a: npt.NDArray[np.uint64], word_b: npt.NDArray[np.uint64]) -> float:
+    """In how many of up to `_BITS` bits the words differ."""
+    return np.float64(lfsr.ones(word_a[0] ^ word_b[0]) + lfsr.ones(word_a[1] ^ word_b[1]))
 
 
 @kernel
@@ -204,7 +226,7 @@ def _span(columns: npt.NDArray[np.uint64], table: npt.NDArray[np.uint64]) -> Non
 
 
 @kernel
-def _read_all(
+def weigh_all(
     masks: npt.NDArray[np.uint32],
     x1: npt.NDArray[np.uint8],
     places: npt.NDArray[np.int64],
@@ -223,6 +245,7 @@ def _read_all(
     it is the sum of one word for its 17 lower bits and one for its 14 upper bits, from two tables.
     """
     count = places.shape[2]
+    half, spread = count / 2.0, np.sqrt(count) / 2.0
     lows = np.zeros((places.shape[0], 2 * 1024, 2), np.uint64)
     highs = np.zeros((places.shape[0], 1 << 14, 2), np.uint64)
     columns = np.zeros((31, 2), np.uint64)
@@ -253,8 +276,8 @@ def _read_all(
                         number += frame_symbols
                     elif number >= frame_symbols:
                         number -= frame_symbols
-                    total += _agreement(lows[s, low], highs[s, ((number + 1) * odd) & 16383])
-                    if s == 1 and total < 2.0:
+                    total += (half - _contradictions(lows[s, low], highs[s, ((number + 1) * odd) & 16383])) / spread
+                    if s == 1 and total < _FIRST_SUM:
                         break
                 if total > best[least]:
                     best[least] = total
