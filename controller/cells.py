@@ -72,12 +72,15 @@ def dmrs_summaries(block: IqBlock) -> list[dict[str, Any]]:
             "slot_start_s": round((block.first_sample + found.start) / block.rate_hz, 9),
             "evidence": round(found.log10_false_alarm, 1),
         }
-        estimate = estimate_found(block.samples, block.rate_hz, block.center_hz, found)
-        if estimate is not None:
+        channel = estimate_found(block.samples, block.rate_hz, block.center_hz, found)
+        if channel is not None:
+            estimate = channel.estimate
             error_power = float(estimate.error_power[0])
             lmmse_db = float(estimate.snr_db[0]) + 10 * log10(estimate.noise_power / error_power)
             entry["snr_db"] = round(float(estimate.snr_db[0]), 2)
             entry["snr_lmmse_db"] = round(lmmse_db, 2)
+            by_symbol = zip(channel.symbols, channel.symbol_snr_db, strict=True)
+            entry["symbol_snr_db"] = {str(symbol): round(snr_db, 2) for symbol, snr_db in by_symbol}
             entry["cfo_hz"] = round(found.cfo_hz + estimate.cfo_hz, 2)
         shown.append(entry)
     return shown

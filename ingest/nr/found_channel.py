@@ -29,9 +29,22 @@ class FoundPilots:
     values: npt.NDArray[np.complex64]
 
 
+@dataclass(frozen=True)
+class FoundChannel:
+    """What one slot's DMRS told. symbol_snr_db: of each of `symbols` by itself, per resource element.
+
+    They differ where what is no channel is not white noise: a sender near its limit distorts each symbol by that
+    symbol's own peaks, and `estimate.snr_db` is over all of them.
+    """
+
+    estimate: SlotEstimate
+    symbols: tuple[int, ...]
+    symbol_snr_db: tuple[float, ...]
+
+
 def estimate_found(
     samples: npt.NDArray[np.complex64], rate_hz: float, center_hz: float, found: FoundDmrs
-) -> SlotEstimate | None:
+) -> FoundChannel | None:
     """The channel that one slot's DMRS show in samples [A, T]; None where its symbols are cut or do not hold it."""
     carrier = found.carrier(rate_hz)
     try:
@@ -57,7 +70,24 @@ def estimate_found(
     times_s = carrier.symbol_starts_s(slot)[symbols]
     estimator = PortEstimator(tones_hz, covers, times_s, tones_hz, window)
     told = estimator.estimate(np.ascontiguousarray(received[None], np.complex64), np.zeros(1))[0]
-    return None if isinstance(told, Refusal) else told
+    if isinstance(told, Refusal):
+        return None
+    return FoundChannel(told, tuple(symbols), symbol_snrs_db(received, estimator.prior.subspace))
+
+
+def symbol_snrs_db(
+    received: npt.NDArray[np.complexfloating], subspace: npt.NDArray[np.complexfloating]
+) -> tuple[float, ...]:
+    """SNR per resource element of each symbol of received [A, L, S], a channel over that lies in subspace [S, r].
+
+    Of white noise the S - r other dimensions hold their share; what is left of the energy is the channel's.
+    """
+    pilots, rank = subspace.shape
+    energy = np.sum(np.abs(received) ** 2, axis=(0, 2), dtype=np.float64)
+    inside = np.sum(np.abs(received @ subspace.conj()) ** 2, axis=(0, 2), dtype=np.float64)
+    noise = np.maximum(energy - inside, 1e-9 * energy) * pilots / max(pilots - rank, 1)
+    signal = np.maximum(energy - noise, 1e-9 * noise)
+    return tuple(float(one) for one in 10 * np.log10(signal / noise))
 
 
 def found_pilots(found: FoundDmrs, carrier: Carrier) -> FoundPilots:
