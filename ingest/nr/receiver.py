@@ -13,6 +13,7 @@ from ingest.nr.reference_receiver import ReferenceReceiver
 from ingest.nr.references import ReferenceSettings
 from ingest.nr.ssb import SsbMeasurement
 from ingest.nr.ssb_receiver import RESEARCH_S, Cell, SsbReceiver
+from ingest.nr.ssb_sweep import overlap_samples
 from ingest.nr.stretch import Stretch
 
 __all__ = ["Cell", "NrReceiver"]
@@ -23,12 +24,14 @@ class NrReceiver:
 
     `cells` holds what was found, the strongest first. `gaps` counts samples missing between blocks. references: what is
     received beside SSBs, once it is known when frames start. research_s: signal between searches for new cells while
-    one is known.
+    one is known. live: search beside the stream, which goes on meanwhile.
     """
 
-    def __init__(self, references: ReferenceSettings | None = None, *, research_s: float = RESEARCH_S) -> None:
+    def __init__(
+        self, references: ReferenceSettings | None = None, *, research_s: float = RESEARCH_S, live: bool = False
+    ) -> None:
         self.gaps = 0
-        self.ssb = SsbReceiver(research_s)
+        self.ssb = SsbReceiver(research_s, aside=live)
         self.references = None if references is None else ReferenceReceiver(references)
         self._stream: tuple[str, int, float, float, int] | None = None
         self._next_sample = 0
@@ -84,7 +87,7 @@ class NrReceiver:
         stretch = Stretch(tail, samples, block.first_sample - tail.shape[1])
         self._stream = stream
         self._next_sample = stretch.end
-        self._tail = stretch.last(self.ssb.overlap(block.rate_hz, block.center_hz))
+        self._tail = stretch.last(overlap_samples(block.rate_hz, block.center_hz))
         return stretch
 
     def _frame(self, block: IqBlock, time_s: float, found: SsbMeasurement) -> ChannelFrame:

@@ -2,25 +2,30 @@
 
 A full search runs over all raster positions until a cell is found, and again every `research_s` of signal. Where a
 cell was just found, its raster position is searched for a little longer, for the other blocks of its burst; then each
-block is measured at its expected time alone.
+block is measured at its expected time alone. Live streams are searched in a thread beside them (`ssb_sweep`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from ingest.nr.band import WidebandSpectrum
-from ingest.nr.numerology import FR1_MAX_HZ, SSB_CP, SSB_SAMPLES, ssb_sample_rate_hz, ssb_spacings_hz
+from ingest.nr.numerology import FR1_MAX_HZ, SSB_SAMPLES, ssb_sample_rate_hz
 from ingest.nr.pbch import Mib
 from ingest.nr.polar import RATE_MATCHED_BITS, decode
 from ingest.nr.raster import candidates_hz
 from ingest.nr.ssb import SsbMeasurement
 from ingest.nr.ssb_patterns import Case, FrameTiming, case_of, decide_case, frame_timing
-from ingest.nr.ssb_search import search_band
+from ingest.nr.ssb_sweep import (
+    PIECE_S,
+    Found,
+    Place,
+    SideSweep,
+    sweep,
+    sweep_places,
+    unit_of,
+)
 from ingest.nr.ssb_tracking import SsbTracker, supports
 from ingest.nr.stretch import Stretch
 
@@ -28,9 +33,10 @@ RESEARCH_S = 10.0
 SETTLE_S = 0.04
 """Two of the periods that a terminal assumes of SSBs (38.213 clause 4.1)."""
 
-_PIECE_S = 0.02
-"""The longest stretch that is searched at once; it bounds the memory of a search."""
-_MAX_LEVEL, _SILENCE = 1e6, 1e-30
+_STALE_S = 0.25
+"""What was found so long ago is sought once more at its place: two free clocks are then a microsecond apart."""
+_SEARCH_REST = 10.0
+"""Searches beside the stream rest so many times as long as they take, once a cell is known."""
 _MAX_CELLS = 1000
 """Cells and trackers remembered; the weakest are forgotten first."""
 
@@ -63,13 +69,18 @@ def key_of(found: SsbMeasurement) -> Key:
 
 
 class SsbReceiver:
-    """Finds and follows the SS/PBCH blocks of one stream. research_s: signal between full searches."""
+    """Finds and follows the SS/PBCH blocks of one stream. research_s: signal between full searches.
 
-    def __init__(self, research_s: float = RESEARCH_S) -> None:
+    aside: search beside the stream, which goes on meanwhile; what is found then depends on how fast the machine is.
+    """
+
+    def __init__(self, research_s: float = RESEARCH_S, *, aside: bool = False) -> None:
         self._research_s = research_s
+        self._aside = SideSweep() if aside else None
+        self._sought: list[Place] | None = None
         self._cells: dict[Key, Cell] = {}
         self._trackers: dict[Key, SsbTracker] = {}
-        self._settled_s: dict[tuple[float, float], float] = {}
+        self._settled_s: dict[Place, float] = {}
         self._reported_s: dict[tuple[float, float, int], float] = {}
         self._starts: dict[tuple[float, float, int], dict[int, float]] = {}
         self._searched_s = -np.inf
@@ -87,19 +98,13 @@ class SsbReceiver:
         self._trackers.clear()
         self._settled_s.clear()
         self._searched_s = -np.inf
+        self._sought = None
+        if self._aside is not None:
+            self._aside.restart()
 
     def jump(self) -> None:
         """Samples are missing, or time went back."""
         self._reported_s.clear()
-
-    @staticmethod
-    def overlap(rate_hz: float, center_hz: float) -> int:
-        """Samples of the longest SSB and two cyclic prefixes: a block's end that the next one must begin with.
-
-        Wherever a block ends, an SSB is whole in it or in the next.
-        """
-        slowest_hz = ssb_sample_rate_hz(min(ssb_spacings_hz(center_hz)))
-        return int(np.ceil((SSB_SAMPLES + 2 * SSB_CP) * rate_hz / slowest_hz))
 
     def process(self, stretch: Stretch, rate_hz: float, center_hz: float) -> list[tuple[float, SsbMeasurement]]:
         """(start in the stream's time, measurement) of the SSBs that end in `stretch`, in the order of their time."""
@@ -113,71 +118,61 @@ class SsbReceiver:
             if tracker.lost:
                 del self._trackers[key]
         new = [(time_s, one) for time_s, one in sorted(found, key=_time) if self._is_new(one, time_s)]
-        full = self._is_search_due(start_s)
-        if full:
-            self._searched_s = start_s
-        for time_s, one in sorted(self._search(stretch, full), key=_time):
+        searched = self._search(stretch) if self._aside is None else self._search_aside(self._aside, stretch)
+        for time_s, one in sorted(searched, key=_time):
             if self._is_new(one, time_s):
                 new.append((time_s, one))
         return [(time_s, self._remember(one, time_s)) for time_s, one in sorted(new, key=_time)]
 
-    def _is_search_due(self, start_s: float) -> bool:
+    def _is_search_due(self, start_s: float, research_s: float) -> bool:
         """Whether to search everywhere: nothing is followed here, or the last search was long ago."""
-        if start_s - self._searched_s >= self._research_s:
+        if start_s - self._searched_s >= research_s:
             return True
-        return not self._trackers and not any(self._untracked(scs_hz) for scs_hz in self._spacings())
+        return not self._trackers and not self._untracked()
 
-    def _spacings(self) -> tuple[float, ...]:
-        """Above 3 GHz the bands of FR1 have 30 kHz alone (38.104 table 5.4.3.3-1): it goes first."""
-        _, center_hz = self._tuned
-        spacings = ssb_spacings_hz(center_hz)
-        return spacings[::-1] if _is_upper(center_hz) else spacings
+    def _unsettled(self, start_s: float) -> list[Place]:
+        """Where a cell was just found, and the other blocks of its burst are still to be heard."""
+        return [place for place, until_s in self._settled_s.items() if start_s < until_s]
 
-    def _positions(self, scs_hz: float) -> list[float]:
+    def _untracked(self) -> list[Place]:
+        """Where cells must be searched for in every block, the rate being no multiple of the spacing."""
         rate_hz, center_hz = self._tuned
-        return candidates_hz(center_hz, rate_hz, scs_hz)
+        places = dict.fromkeys((key[1], key[0]) for key in self._cells if not supports(rate_hz, key[1]))
+        return [place for place in places if place[1] in candidates_hz(center_hz, rate_hz, place[0])]
 
-    def _untracked(self, scs_hz: float) -> list[float]:
-        """Positions with cells that must be searched for in every block, the rate being no multiple of the spacing."""
-        if supports(self._tuned[0], scs_hz):
-            return []
-        known = {key[0] for key in self._cells if key[1] == scs_hz}
-        return [position for position in self._positions(scs_hz) if position in known]
-
-    def _search(self, stretch: Stretch, full: bool) -> list[tuple[float, SsbMeasurement]]:
+    def _search(self, stretch: Stretch) -> list[Found]:
         """What is at all raster positions, or at those where more is to be expected than what is followed."""
-        start_s = stretch.first_sample / self._tuned[0]
-        found: list[tuple[float, SsbMeasurement]] = []
-        for scs_hz in self._spacings():
-            positions = self._positions(scs_hz)
-            if not full:
-                positions = [one for one in positions if start_s < self._settled_s.get((one, scs_hz), -np.inf)]
-                positions += [one for one in self._untracked(scs_hz) if one not in positions]
-            found += self._search_positions(stretch, scs_hz, positions)
-            if found and full and _is_upper(self._tuned[1]):
-                break
-        return found
-
-    def _search_positions(
-        self, stretch: Stretch, scs_hz: float, positions: list[float]
-    ) -> Iterator[tuple[float, SsbMeasurement]]:
-        if not positions:
-            return
         rate_hz, center_hz = self._tuned
-        overlap = self.overlap(rate_hz, center_hz)
-        piece = max(round(_PIECE_S * rate_hz), 2 * overlap)
-        firsts = range(stretch.first_sample, max(stretch.end - overlap, stretch.first_sample + 1), piece)
-        for first in firsts:
-            samples = stretch.take(first, min(first + piece + overlap, stretch.end))
-            unit = _unit(samples)
-            if unit != 1.0:
-                parts = np.ascontiguousarray(samples).view(np.float32) / np.float32(unit)
-                samples = parts.view(np.complex64)
-            spectrum = WidebandSpectrum(samples, rate_hz, center_hz, scs_hz)
-            for raster_hz in positions:
-                band = spectrum.band(raster_hz)
-                for one in search_band(band, raster_hz, hypotheses=len(positions) * len(firsts)):
-                    yield first / rate_hz + one.first_sample / band.rate_hz, one.times(unit)
+        start_s = stretch.first_sample / rate_hz
+        if self._is_search_due(start_s, self._research_s):
+            self._searched_s = start_s
+            return sweep(stretch, rate_hz, center_hz)
+        places = self._unsettled(start_s)
+        places += [place for place in self._untracked() if place not in places]
+        return list(sweep_places(stretch, rate_hz, center_hz, places))
+
+    def _search_aside(self, aside: SideSweep, stretch: Stretch) -> list[Found]:
+        """What the search beside the stream found, once it has; the next one is begun when it is due."""
+        rate_hz, center_hz = self._tuned
+        start_s = stretch.first_sample / rate_hz
+        found = aside.found() or []
+        news = [(time_s, one) for time_s, one in found if key_of(one) not in self._trackers]
+        if any(start_s - time_s > _STALE_S for time_s, _ in news) and self._sought is None:
+            # A search of everything takes seconds, after which nobody knows where the next block starts.
+            self._sought = list(dict.fromkeys((one.scs_hz, one.ssb_center_hz) for _, one in news))
+            found = []
+        elif found:
+            self._sought = None
+        if aside.idle:
+            if self._sought is not None and not found:
+                aside.begin(rate_hz, center_hz, SETTLE_S, self._sought)
+            elif places := self._untracked():
+                aside.begin(rate_hz, center_hz, PIECE_S, places)
+            elif self._is_search_due(start_s, max(self._research_s, _SEARCH_REST * aside.took_s)):
+                self._searched_s = start_s
+                aside.begin(rate_hz, center_hz, PIECE_S)
+        aside.hear(stretch)
+        return found
 
     def _is_new(self, found: SsbMeasurement, time_s: float) -> bool:
         """Whether this SSB was not reported yet; the end of a block is looked at twice."""
@@ -194,9 +189,9 @@ class SsbReceiver:
         tracker = self._trackers.get(key)
         case = self._case(found, time_s)
         if tracker is None and supports(self._tuned[0], found.scs_hz):
-            tracker = SsbTracker(found, time_s, *self._tuned, case=case, unit=_unit(found.ls))
+            tracker = SsbTracker(found, time_s, *self._tuned, case=case, unit=unit_of(found.ls))
             self._trackers[key] = tracker
-            place = found.ssb_center_hz, found.scs_hz
+            place = found.scs_hz, found.ssb_center_hz
             self._settled_s.setdefault(place, time_s + SETTLE_S)
         timing = frame_timing(found, time_s + found.delay_s, case)
         cell = Cell(found, time_s, 1, found.mib, timing)
@@ -229,17 +224,5 @@ def warm_up() -> None:
     decode(np.ones(RATE_MATCHED_BITS))
 
 
-def _is_upper(center_hz: float) -> bool:
-    return 3e9 < center_hz <= FR1_MAX_HZ
-
-
-def _time(item: tuple[float, SsbMeasurement]) -> float:
+def _time(item: Found) -> float:
     return item[0]
-
-
-def _unit(samples: npt.NDArray[np.complex64]) -> float:
-    """What to divide samples by where they are so great or small that their squares leave single precision; else 1."""
-    peak = max(
-        float(samples.real.max()), -float(samples.real.min()), float(samples.imag.max()), -float(samples.imag.min())
-    )
-    return peak if peak > _MAX_LEVEL or _SILENCE < peak < 1 / _MAX_LEVEL else 1.0
