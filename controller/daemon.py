@@ -1,7 +1,7 @@
 """The edge around the pipeline: an event loop that takes frames in, grants budgets, and sends decisions out.
 
-Two task boundaries: receive (a thread) | step | emit. The first part to end ends all of them, in order, with
-everything closed; a part that fails makes `run` raise what it failed with.
+Task boundaries: receive (a thread) | estimate, for IQ (another) | step | emit. The first part to end ends all of them,
+in order, with everything closed; a part that fails makes `run` raise what it failed with.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from controller.cells import cell_summary
+from controller.cells import cell_summary, reference_summaries
 from controller.config import Config
 from controller.emit import DecisionPublisher
+from controller.iq_path import IqPath
 from controller.ladder import CostEstimate
 from controller.log import logger
 from controller.metrics import Metrics
@@ -29,12 +28,10 @@ from controller.page.feed import PageFeed
 from controller.session import Session
 from ingest.clock import Clock
 from ingest.messages import BlockDecision, ChannelFrame, FeedbackFrame, IqBlock, Message, StepBudget
-from ingest.nr.receiver import NrReceiver
 from ingest.pacing import at_their_time
 from ingest.sources import LiveSource, Source
 
 _QUEUE_MESSAGES = 4096
-_MAX_RADIOS = 16
 _MAX_TOLD = 100
 _STRAGGLER_BLOCKS = 8
 _GATHER_SHARE = 0.35
@@ -61,7 +58,6 @@ class Daemon:
     watch: Callable[[], None] = lambda: None
     dropped: Counter[str] = field(default_factory=Counter)
     epoch: int = field(default_factory=time.time_ns)
-    _receivers: dict[str, NrReceiver] = field(default_factory=dict, init=False)
     _queue: queue.Queue[Message] = field(default_factory=lambda: queue.Queue(_QUEUE_MESSAGES), init=False)
     _costs: CostEstimate = field(default_factory=CostEstimate, init=False)
     _came_ns: dict[str, int] = field(default_factory=dict, init=False)
@@ -76,6 +72,12 @@ class Daemon:
     _decided_ns: int | None = field(default=None, init=False)
     _expected: set[str] = field(default_factory=set, init=False)
 
+    def __post_init__(self) -> None:
+        source, live = self.source, isinstance(self.source, LiveSource)
+        sheds = isinstance(source, LiveSource) and not source.peer_waits
+        self._ended = threading.Event()
+        self._iq = IqPath(self.config, self._pass_on, self._failed, sheds=sheds, live=live)
+
     async def run(self) -> None:
         """Work until `blocks` are decided, the source ends, a signal comes or something fails."""
         self._loop = asyncio.get_running_loop()
@@ -84,11 +86,10 @@ class Daemon:
         self._closed = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._stop.set)
-        ended = threading.Event()
-        receiver = threading.Thread(target=self._receive, args=(ended,), name="receive", daemon=True)
+        receiver = threading.Thread(target=self._receive, name="receive", daemon=True)
         receiver.start()
         parts: list[Coroutine[Any, Any, None]] = [
-            self._decide_blocks(ended),
+            self._decide_blocks(),
             self._keep_house(),
             self._until_stopped(),
         ]
@@ -104,6 +105,7 @@ class Daemon:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._closed.set()
             self.source.close()
+            self._iq.close()
             receiver.join(timeout=5.0)
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._loop.remove_signal_handler(number)
@@ -114,32 +116,35 @@ class Daemon:
 
     # ---- receive (its own thread) -------------------------------------------------------------------------------
 
-    def _receive(self, ended: threading.Event) -> None:
-        """Read the source until it ends; an exception is kept for the loop to raise."""
+    def _receive(self) -> None:
+        """Read the source until it ends, recordings at the pace of their recording; IQ goes on to be estimated."""
+        live = isinstance(self.source, LiveSource)
         try:
-            for message in self._channel_messages():
-                try:
-                    self._queue.put_nowait(message)
-                except queue.Full:
-                    self.dropped["loop_behind"] += 1
-                self._wake()
+            for message in self.source if live else at_their_time(self.source, self.clock, self._closed):
+                if isinstance(message, IqBlock):
+                    self._iq.offer(message)
+                else:
+                    self._pass_on(message)
+            self._iq.end()
         except Exception as error:
-            self._failure = error
+            self._failed(error)
         finally:
-            ended.set()
+            self._ended.set()
             self._wake()
 
-    def _channel_messages(self) -> Iterator[Message]:
-        """The source's messages, IQ received into channel frames, recordings at the pace of their recording."""
-        live = isinstance(self.source, LiveSource)
-        for message in self.source if live else at_their_time(self.source, self.clock, self._closed):
-            if not isinstance(message, IqBlock):
-                yield message
-            elif message.source in self._receivers or len(self._receivers) < _MAX_RADIOS:
-                receiver = self._receivers.setdefault(message.source, NrReceiver(self.config.receiver.settings()))
-                yield from receiver.process(_stamped_at_its_start(message))
-            else:
-                self.dropped["too_many_radios"] += 1
+    def _pass_on(self, message: Message) -> None:
+        """To the loop, from any thread."""
+        try:
+            self._queue.put_nowait(message)
+        except queue.Full:
+            self.dropped["loop_behind"] += 1
+        self._wake()
+
+    def _failed(self, error: Exception) -> None:
+        """Kept for the loop to raise."""
+        self._failure = error
+        self._ended.set()
+        self._wake()
 
     def _wake(self) -> None:
         """Tell the loop of news; once until it has heard, else its wake-up pipe fills and signals are lost."""
@@ -178,23 +183,23 @@ class Daemon:
 
     # ---- step -------------------------------------------------------------------------------------------------
 
-    async def _decide_blocks(self, ended: threading.Event) -> None:
+    async def _decide_blocks(self) -> None:
         while self.blocks is None or self.session.report.decisions < self.blocks:
-            if not await self._block_is_due(ended):
+            if not await self._block_is_due():
                 if self._failure is not None:
                     raise self._failure
                 return
             self._decide_block()
             await asyncio.sleep(0)  # however short the blocks are, others have their turn
 
-    async def _block_is_due(self, ended: threading.Event) -> bool:
+    async def _block_is_due(self) -> bool:
         """Wait for the frames of a block: all users', or those that came in time. False when none can come any more."""
         while not self._stop.is_set():
             self._news.clear()
             self._take_in()
             if self._heard and self._heard >= self._expected:
                 return True
-            if ended.is_set() and self._queue.empty():
+            if self._ended.is_set() and self._queue.empty():
                 return bool(self._heard)
             wait_s = self._patience_s()
             if wait_s is not None and wait_s <= 0:
@@ -273,15 +278,14 @@ class Daemon:
     def drops(self) -> Counter[str]:
         """Everything let go so far, by reason."""
         # Copies: the receive thread counts on.
-        return self.dropped.copy() + self.session.mailbox.dropped + self.source.rejected.copy()
-
-    def lost(self) -> int:
-        """Messages missing from senders' sequences, and samples missing between blocks of IQ."""
-        return self.source.gaps + sum(receiver.gaps for receiver in list(self._receivers.values()))
+        of_iq = Counter(shed=self._iq.queue.shed_blocks, too_many_radios=self._iq.too_many_radios)
+        return self.dropped.copy() + self.session.mailbox.dropped + self.source.rejected.copy() + of_iq
 
     def _count_up(self) -> None:
-        journal = self.session.journal
-        self.metrics.totals(self.drops(), self.lost(), journal.unwritten if journal is not None else 0)
+        journal, iq = self.session.journal, self._iq.queue
+        self.metrics.totals(self.drops(), self.source.gaps, journal.unwritten if journal is not None else 0)
+        self.metrics.iq_totals(iq.missing_samples, iq.shed_samples)
+        self._iq.tell()
         self.metrics.audited(self.session.state.audit)
         for topic, came_ns in self._came_ns.items():
             self.metrics.silent_for(topic, (self.clock.now_ns() - came_ns) * 1e-9)
@@ -297,22 +301,26 @@ class Daemon:
             "stages_ms": self.session.stages.summary_ms(),
             "drops": dict(self.drops()),
         }
-        if lost := self.lost():
-            found["lost"] = lost
-        if self._receivers:
-            cells = [cell for receiver in self._receivers.values() for cell in receiver.cells]
-            found["cells"] = [cell_summary(cell) for cell in cells]
+        counts = {
+            "lost": self.source.gaps,
+            "lost_samples": self._iq.queue.missing_samples,
+            "shed_samples": self._iq.queue.shed_samples,
+        }
+        found.update({name: count for name, count in counts.items() if count})
+        if receivers := self._iq.receivers:
+            found["cells"] = [cell_summary(cell) for receiver in receivers.values() for cell in receiver.cells]
+        references = {
+            radio: reference_summaries(receiver.references)
+            for radio, receiver in receivers.items()
+            if receiver.references is not None
+        }
+        if references:
+            found["references"] = references
         if journal is not None:
             found["journal"] = str(journal.path)
             if journal.fault:
                 found["journal_fault"] = f"{journal.fault}; {journal.unwritten} messages not written"
         return found
-
-
-def _stamped_at_its_start(block: IqBlock) -> IqBlock:
-    """`block`, which came when its last sample was there, stamped with the time of its first."""
-    duration_ns = round(block.samples.shape[1] / block.rate_hz * 1e9)
-    return msgspec.structs.replace(block, t_ns=max(block.t_ns - duration_ns, 0))
 
 
 def _tells_all(message: ChannelFrame | FeedbackFrame) -> bool:

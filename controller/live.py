@@ -26,7 +26,8 @@ from ingest.clock import MonotonicClock
 from ingest.endpoints import Endpoint
 from ingest.errors import TwinbeamError, UsageRefused
 from ingest.journal import JournalWriter
-from ingest.sources import Source, ZmqSource, open_source
+from ingest.nr.warm_up import warm_up as warm_up_receiver
+from ingest.sources import IqFileSource, LiveSource, Source, ZmqSource, open_source
 from ingest.sources.journal import JournalSource
 from sim.testbed import TestbedSettings
 from sim.testbed_process import Wiring, run_testbed
@@ -38,6 +39,8 @@ DEMO_SPEED_M_S = 0.35
 def run_daemon(config: Config, *, blocks: int | None) -> dict[str, Any]:
     """Run the configured daemon to its end; what it did, in the fields of CLI-JSON."""
     source = live_source(config)
+    if isinstance(source, LiveSource | IqFileSource):
+        warm_up_receiver(config.receiver.settings())
     with _running(config, source, "twinbeam", blocks) as daemon:
         asyncio.run(daemon.run())
     return daemon.summary()

@@ -77,8 +77,14 @@ class Metrics:
             registry=registry,
         )
         self._dropped = Counter("twinbeam_inputs_dropped", "Messages let go, by reason.", ["reason"], registry=registry)
-        self._lost = Counter(
-            "twinbeam_inputs_lost", "Messages and samples that senders sent and that never came.", registry=registry
+        self._lost = Counter("twinbeam_inputs_lost", "Messages that were sent and never came.", registry=registry)
+        self._iq_lost = Counter(
+            "twinbeam_iq_samples_lost", "Samples, by antenna array, that never came.", registry=registry
+        )
+        self._iq_shed = Counter(
+            "twinbeam_iq_samples_shed",
+            "Samples, by antenna array, let go because estimation could not keep up.",
+            registry=registry,
         )
         self._unwritten = Counter("twinbeam_journal_unwritten", "Messages the journal lacks.", registry=registry)
         self._users = Gauge(
@@ -137,6 +143,11 @@ class Metrics:
             self._raise_to(f"dropped:{reason}", count, self._dropped.labels(reason))
         self._raise_to("lost", lost, self._lost)
         self._raise_to("unwritten", unwritten, self._unwritten)
+
+    def iq_totals(self, lost: int, shed: int) -> None:
+        """Samples that never came, and samples let go."""
+        self._raise_to("iq_lost", lost, self._iq_lost)
+        self._raise_to("iq_shed", shed, self._iq_shed)
 
     def _raise_to(self, key: str, total: int, counter: Counter) -> None:
         counter.inc(max(total - self._counted[key], 0))

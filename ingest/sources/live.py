@@ -27,8 +27,11 @@ class LiveSource(Source):
     """Yields what comes in until `close` is called, whoever calls it; the thread that reads owns the sockets.
 
     `t_ns` of every message is the time of its arrival on this machine's clock: senders' clocks are not ours.
-    `lost_samples` counts samples known to be missing; they show in the blocks' `first_sample` too.
+    `lost_samples` counts samples known to be missing; they show in the blocks' `first_sample` too. `peer_waits`: the
+    sender sends what it is asked for, and nothing is lost by reading slowly.
     """
+
+    peer_waits = False
 
     def __init__(self, info: SourceInfo, clock: Clock | None) -> None:
         super().__init__(info)

@@ -62,6 +62,8 @@ class SrsranSource(LiveSource):
     it lacks is not known, so a new epoch begins; several channels may then be out of step with each other.
     """
 
+    peer_waits = True
+
     def __init__(self, uri: str | SrsranStream, clock: Clock | None = None) -> None:
         stream = parse_srsran(uri) if isinstance(uri, str) else uri
         info = SourceInfo(

@@ -1,0 +1,103 @@
+"""The path of IQ: a thread of its own that makes channel frames of what the receiving thread hands over."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+import msgspec
+
+from controller.config import Config
+from controller.log import logger
+from ingest.iq_queue import IqQueue
+from ingest.messages import ChannelFrame, IqBlock
+from ingest.nr.receiver import NrReceiver
+
+_MAX_RADIOS = 16
+_TELL_S = 10.0
+_JOIN_S = 5.0
+
+
+class IqPath:
+    """Estimates channels of IQ in a thread that starts with the first block.
+
+    put: takes the frames, in that thread. failed: told when estimation broke down. sheds: whoever sends does not wait;
+    IQ that estimation is too slow for is let go. live: searches for cells go on beside the stream; a recording is
+    received alike however fast the machine is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        put: Callable[[ChannelFrame], None],
+        failed: Callable[[Exception], None],
+        *,
+        sheds: bool,
+        live: bool,
+    ) -> None:
+        self.queue = IqQueue(sheds=sheds)
+        self.too_many_radios = 0
+        self._live = live
+        self._settings = config.receiver.settings()
+        self._put, self._failed = put, failed
+        self._receivers: dict[str, NrReceiver] = {}
+        self._thread: threading.Thread | None = None
+        self._told: tuple[float, float] = (-_TELL_S, 0.0)
+
+    @property
+    def receivers(self) -> dict[str, NrReceiver]:
+        """Of every radio that was heard."""
+        return dict(self._receivers)
+
+    def offer(self, block: IqBlock) -> None:
+        """Hand `block` over, which came when its last sample was there."""
+        if block.source not in self._receivers:
+            if len(self._receivers) >= _MAX_RADIOS:
+                self.too_many_radios += 1
+                return
+            self._receivers[block.source] = NrReceiver(self._settings, live=self._live)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._estimate, name="estimate", daemon=True)
+            self._thread.start()
+        self.queue.put(block)
+
+    def end(self) -> None:
+        """No more will come: wait until all that was handed over is received."""
+        self.queue.end()
+        if self._thread is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """End at once; what waits is let go."""
+        self.queue.close()
+        if self._thread is not None:
+            self._thread.join(timeout=_JOIN_S)
+
+    def tell(self) -> None:
+        """Log that IQ was shed, if any was since this was last told; every few seconds at most."""
+        now_s, shed_s = monotonic(), self.queue.shed_s
+        told_s, told_shed_s = self._told
+        if shed_s > told_shed_s and now_s - told_s >= _TELL_S:
+            logger().warning(
+                "estimation cannot keep up with the IQ that comes in: whole blocks are shed",
+                shed_ms=round((shed_s - told_shed_s) * 1e3),
+                shed_ms_in_all=round(shed_s * 1e3),
+                mend="fewer antennas, a lower rate, fewer signals, or sc16 on the wire",
+            )
+            self._told = now_s, shed_s
+
+    def _estimate(self) -> None:
+        try:
+            while (block := self.queue.take()) is not None:
+                for frame in self._receivers[block.source].process(_stamped_at_its_start(block)):
+                    self._put(frame)
+        except Exception as error:
+            self.queue.close()
+            self._failed(error)
+
+
+def _stamped_at_its_start(block: IqBlock) -> IqBlock:
+    """`block` stamped with the time of its first sample."""
+    duration_ns = round(block.samples.shape[1] / block.rate_hz * 1e9)
+    return msgspec.structs.replace(block, t_ns=max(block.t_ns - duration_ns, 0))

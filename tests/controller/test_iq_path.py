@@ -1,0 +1,148 @@
+"""IQ in the daemon: estimated beside the loop, shed and told where that is too slow, and never in the way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from controller import iq_path
+from controller.config import Config, config_from
+from controller.iq_path import IqPath
+from ingest.messages import ChannelFrame, IqBlock
+from ingest.nr.receiver import NrReceiver
+from tests.ingest.nr.signals import Ssb, block, capture
+
+RATE_HZ, CENTER_HZ, RASTER_HZ = 15.36e6, 3502.8e6, 3501.12e6
+LENGTH = 15_360
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def config() -> Config:
+    return config_from({}, where="test")
+
+
+def pieces(rng: np.random.Generator, count: int = 60, source: str = "radio") -> list[IqBlock]:
+    """A cell's SSB every 20 ms in blocks of a millisecond, each stamped when its last sample was there."""
+    ssbs = [Ssb(500, 2.3e-3 + 20e-3 * n, RASTER_HZ) for n in range(count // 20 + 1)]
+    samples = capture(ssbs, rate_hz=RATE_HZ, center_hz=CENTER_HZ, samples=count * LENGTH, snr_db=20.0, rng=rng)
+    found = []
+    for n in range(count):
+        part = samples[:, n * LENGTH : (n + 1) * LENGTH]
+        one = block(part, rate_hz=RATE_HZ, center_hz=CENTER_HZ, first_sample=n * LENGTH, seq=n)
+        found.append(msgspec.structs.replace(one, source=source, t_ns=one.t_ns + 10**6))
+    return found
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until_s = monotonic() + PATIENCE_S
+    while not what():
+        assert monotonic() < until_s
+        sleep(1e-3)
+
+
+def unexpected(error: Exception) -> None:
+    raise AssertionError(error)
+
+
+def test_frames_of_a_recording_are_those_of_the_receiver(config: Config, rng: np.random.Generator) -> None:
+    blocks, frames = pieces(rng), list[ChannelFrame]()
+    path = IqPath(config, frames.append, unexpected, sheds=False, live=False)
+    for one in blocks:
+        path.offer(one)
+    path.end()
+    receiver = NrReceiver()
+    starting = [msgspec.structs.replace(one, t_ns=one.t_ns - 10**6) for one in blocks]
+    expected = [frame for one in starting for frame in receiver.process(one)]
+    assert [frame.t_ns for frame in frames] == [frame.t_ns for frame in expected]
+    assert len(frames) == 3
+    assert [cell.key for cell in path.receivers["radio"].cells] == [cell.key for cell in receiver.cells]
+
+
+class Log:
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+
+    def warning(self, _: str, **more: Any) -> None:
+        self.told.append(more)
+
+
+def slow_receiver(monkeypatch: pytest.MonkeyPatch, may_go: threading.Event) -> None:
+    class Slow(NrReceiver):
+        def process(self, block: IqBlock) -> Any:
+            assert may_go.wait(PATIENCE_S)
+            return super().process(block)
+
+    monkeypatch.setattr(iq_path, "NrReceiver", Slow)
+
+
+def test_what_is_too_much_is_shed_and_told(
+    config: Config, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    may_go, frames = threading.Event(), list[ChannelFrame]()
+    slow_receiver(monkeypatch, may_go)
+    path = IqPath(config, frames.append, unexpected, sheds=True, live=False)
+    blocks = pieces(rng, 300)
+    path.offer(blocks[0])
+    wait_for(lambda: not path.queue._waiting)  # the first one is being estimated
+    for one in blocks[1:]:
+        path.offer(one)
+    # Of 299 that wait, each time more than 100 do, the older half goes.
+    assert path.queue.shed_blocks == 50 * 4
+    log = Log()
+    monkeypatch.setattr(iq_path, "logger", lambda: log)
+    path.tell()
+    path.tell()
+    assert [(one["shed_ms"], one["shed_ms_in_all"]) for one in log.told] == [(200, 200)]
+    may_go.set()
+    path.end()
+    receiver = path.receivers["radio"]
+    assert receiver.gaps == path.queue.shed_samples == 200 * LENGTH
+    assert path.queue.missing_samples == 0
+    # The cell is found and followed again in what was kept.
+    assert {frame.user for frame in frames} == {"pci500.ssb0"}
+    assert len(frames) >= 5
+
+
+def test_a_failure_is_told_and_nothing_hangs(
+    config: Config, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    class Broken(NrReceiver):
+        def process(self, block: IqBlock) -> Any:
+            raise ArithmeticError("no root found")
+
+    monkeypatch.setattr(iq_path, "NrReceiver", Broken)
+    failures: list[Exception] = []
+    path = IqPath(config, unexpected, failures.append, sheds=False, live=False)  # type: ignore[arg-type]
+    for one in pieces(rng, 300):  # more than are let wait
+        path.offer(one)
+    path.end()
+    assert [str(error) for error in failures] == ["no root found"]
+
+
+def test_radios_beyond_the_limit_are_counted(config: Config, rng: np.random.Generator) -> None:
+    path = IqPath(config, lambda _: None, unexpected, sheds=True, live=True)
+    for number in range(20):
+        path.offer(pieces(rng, 1, source=f"radio{number}")[0])
+    path.end()
+    assert (len(path.receivers), path.too_many_radios) == (16, 4)
+
+
+def test_closing_does_not_wait_for_what_waits(
+    config: Config, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    may_go, frames = threading.Event(), list[ChannelFrame]()
+    slow_receiver(monkeypatch, may_go)
+    path = IqPath(config, frames.append, unexpected, sheds=True, live=False)
+    for one in pieces(rng, 60):
+        path.offer(one)
+    threading.Timer(0.05, may_go.set).start()
+    path.close()
+    assert len(frames) <= 1
+    assert not any(thread.name == "estimate" for thread in threading.enumerate())
