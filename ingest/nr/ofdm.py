@@ -71,6 +71,12 @@ class Carrier:
         first = slot_in_subframe * SYMBOLS_PER_SLOT
         return np.asarray(useful[first : first + SYMBOLS_PER_SLOT] - begins[first])
 
+    def prefix_starts_s(self, slot_in_subframe: int) -> npt.NDArray[np.float64]:
+        """Where the cyclic prefix of each symbol starts, after the slot's start in seconds. Shape [14]."""
+        begins, _ = self._symbol_times
+        first = slot_in_subframe * SYMBOLS_PER_SLOT
+        return np.asarray(begins[first : first + SYMBOLS_PER_SLOT] - begins[first])
+
     def slot_start_s(self, slot_in_subframe: int) -> float:
         """Where the slot starts in its subframe, in seconds."""
         return float(self._symbol_times[0][slot_in_subframe * SYMBOLS_PER_SLOT])

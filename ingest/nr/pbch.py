@@ -147,3 +147,34 @@ def _read(message: npt.NDArray[np.uint8], pci: int, l_max: int) -> Mib:
 def with_crc(payload: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """A scrambled payload [32] as the message [56] that is encoded."""
     return np.concatenate([payload, crc24c(payload)])
+
+
+def message(
+    pci: int,
+    l_max: int,
+    *,
+    sfn: int,
+    half_frame: int = 0,
+    scs_common_hz: float = 30e3,
+    k_ssb: int = 0,
+    dmrs_type_a_position: int = 2,
+    pdcch_config_sib1: int = 0,
+    cell_barred: bool = False,
+    intra_freq_reselection: bool = True,
+    ssb_index_high: int = 0,
+) -> npt.NDArray[np.uint8]:
+    """The bits [56] that a cell encodes to say this, as `Mib` names it; `elements` puts them on resource elements."""
+    wide = l_max == 64
+    payload = np.zeros(PAYLOAD_BITS, np.uint8)
+    payload[_PLACES[_SFN]] = _bits(sfn, 10)
+    payload[_PLACES[_HALF_FRAME]] = half_frame
+    payload[_PLACES[_SSB_BITS]] = _bits(ssb_index_high if wide else k_ssb // 16 << 2, 3)
+    other = [0, scs_common_hz in (30e3, 120e3), *_bits(k_ssb % 16, 4), dmrs_type_a_position == 3]
+    other += [*_bits(pdcch_config_sib1, 8), not cell_barred, not intra_freq_reselection, 0]
+    payload[_PLACES[_OTHER]] = other
+    return with_crc(payload ^ _payload_scrambling(payload, pci, l_max))
+
+
+def _bits(number: int, count: int) -> list[int]:
+    """The most significant first."""
+    return [number >> (count - 1 - place) & 1 for place in range(count)]
