@@ -2,13 +2,14 @@
 #   make run ARGS="--blocks 500 --json"    set-up of the daemon, then the demo
 #   make test                              set-up of everything, then linters, types and the whole test suite
 #   make test-interop                      set-up of GNU Radio, UHD and TensorFlow, then the tests against them
+#   make fuzz ARGS="--executions 20000"    set-up of everything, then every parser on input nobody meant it to get
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-interop setup setup-all setup-interop lint types imports unit kernels-without-jit constraints clean
+.PHONY: run test test-interop fuzz setup setup-all setup-interop lint types imports unit kernels-without-jit constraints clean
 
 run: setup
 	@$(BIN)/twinbeam demo $(ARGS)
@@ -18,6 +19,10 @@ test: setup-all lint types imports unit kernels-without-jit
 # UHD's bridge is tested once more, by the Python that it is made for.
 test-interop: setup-all setup-interop
 	TWINBEAM_INTEROP=1 TWINBEAM_USRP_PYTHON=/usr/bin/python3 $(BIN)/pytest tests/interop tests/ingest/test_usrp_bridge.py
+
+# How much, of what and from which seed: docs in tests/fuzz/__main__.py. Inputs that fail are kept in build/fuzz.
+fuzz: setup-all
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 setup: $(VENV)/.daemon
 
