@@ -78,6 +78,7 @@ class SsbReceiver:
         self._research_s = research_s
         self._aside = SideSweep() if aside else None
         self._sought: list[Place] | None = None
+        self._sweeps = 0
         self._cells: dict[Key, Cell] = {}
         self._trackers: dict[Key, SsbTracker] = {}
         self._settled_s: dict[Place, float] = {}
@@ -157,22 +158,29 @@ class SsbReceiver:
         start_s = stretch.first_sample / rate_hz
         found = aside.found() or []
         news = [(time_s, one) for time_s, one in found if key_of(one) not in self._trackers]
-        if any(start_s - time_s > _STALE_S for time_s, _ in news) and self._sought is None:
+        partly = any(len(one.ls) < stretch.antennas for _, one in news)
+        stale = any(start_s - time_s > _STALE_S for time_s, _ in news)
+        if self._sought is None and (partly or stale):
             # A search of everything takes seconds, after which nobody knows where the next block starts.
             self._sought = list(dict.fromkeys((one.scs_hz, one.ssb_center_hz) for _, one in news))
             found = []
         elif found:
             self._sought = None
-        if aside.idle:
-            if self._sought is not None and not found:
+        if aside.idle and not found:
+            if self._sought is not None:
                 aside.begin(rate_hz, center_hz, SETTLE_S, self._sought)
             elif places := self._untracked():
                 aside.begin(rate_hz, center_hz, PIECE_S, places)
             elif self._is_search_due(start_s, max(self._research_s, _SEARCH_REST * aside.took_s)):
                 self._searched_s = start_s
-                aside.begin(rate_hz, center_hz, PIECE_S)
+                aside.begin(rate_hz, center_hz, PIECE_S, antenna=self._next_antenna(stretch.antennas))
         aside.hear(stretch)
-        return found
+        return [(time_s, one) for time_s, one in found if len(one.ls) == stretch.antennas]
+
+    def _next_antenna(self, antennas: int) -> int | None:
+        """Each antenna in turn, and all together after each: that hears more, and takes several times as long."""
+        self._sweeps += 1
+        return None if antennas == 1 or self._sweeps % 2 == 0 else self._sweeps // 2 % antennas
 
     def _is_new(self, found: SsbMeasurement, time_s: float) -> bool:
         """Whether this SSB was not reported yet; the end of a block is looked at twice."""

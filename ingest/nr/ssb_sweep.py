@@ -100,12 +100,14 @@ def unit_of(samples: npt.NDArray[np.complex64]) -> float:
 
 @dataclass(frozen=True)
 class _Task:
-    """A search to come or under way. places: None for all. needed: samples to be collected for it."""
+    """A search to come or under way. places: None for all. needed: samples to be collected for it. antenna: None for
+    all of them together."""
 
     rate_hz: float
     center_hz: float
     places: tuple[Place, ...] | None
     needed: int
+    antenna: int | None
 
 
 class SideSweep:
@@ -127,10 +129,18 @@ class SideSweep:
     def idle(self) -> bool:
         return self._task is None and self._thread is None
 
-    def begin(self, rate_hz: float, center_hz: float, seconds: float, places: Sequence[Place] | None = None) -> None:
-        """Search the coming `seconds` of the stream at `places`, None for all."""
+    def begin(
+        self,
+        rate_hz: float,
+        center_hz: float,
+        seconds: float,
+        places: Sequence[Place] | None = None,
+        *,
+        antenna: int | None = None,
+    ) -> None:
+        """Search the coming `seconds` of the stream at `places`, None for all; in what one antenna hears, or all."""
         needed = round(seconds * rate_hz) + overlap_samples(rate_hz, center_hz)
-        self._task = _Task(rate_hz, center_hz, None if places is None else tuple(places), needed)
+        self._task = _Task(rate_hz, center_hz, None if places is None else tuple(places), needed, antenna)
         self._collected.clear()
 
     def restart(self) -> None:
@@ -147,14 +157,16 @@ class SideSweep:
         if new_from != self._end or not self._collected:
             self._collected.clear()
             self._first = new_from
-        self._collected.append(stretch.take(new_from, stretch.end).copy())
+        heard = stretch.take(new_from, stretch.end)
+        rows = slice(None) if self._task.antenna is None else slice(self._task.antenna, self._task.antenna + 1)
+        self._collected.append(heard[rows].copy())
         self._end = stretch.end
         if self._end - self._first >= self._task.needed:
             samples = np.concatenate(self._collected, axis=1)
-            heard = Stretch(samples[:, :0], samples, self._first)
+            stretch = Stretch(samples[:, :0], samples, self._first)
             task, self._task = self._task, None
             self._collected.clear()
-            self._thread = threading.Thread(target=self._search, args=(task, heard), name="search", daemon=True)
+            self._thread = threading.Thread(target=self._search, args=(task, stretch), name="search", daemon=True)
             self._thread.start()
 
     def found(self) -> list[Found] | None:

@@ -21,22 +21,24 @@ PERIOD_S, BLOCK_S = 20e-3, 2e-3
 PATIENCE_S = 60.0
 
 
-def stream(rng: np.random.Generator, seconds: float, pcis: tuple[int, ...] = (500,)) -> Iterator[IqBlock]:
+def stream(
+    rng: np.random.Generator, seconds: float, pcis: tuple[int, ...] = (500,), gain: tuple[complex, ...] = (1.0,)
+) -> Iterator[IqBlock]:
     """SSBs of the cells every 20 ms, in blocks of 2 ms."""
     length = round(BLOCK_S * RATE_HZ)
     for number in range(round(seconds / BLOCK_S)):
         first_s = number * BLOCK_S
         starts_s = [4.3e-3 + PERIOD_S * count for count in range(round(seconds / PERIOD_S) + 1)]
         ssbs = [
-            Ssb(pci, start_s + 150e-6 * index, RASTER_HZ, index_bar=index)
+            Ssb(pci, start_s + 150e-6 * index, RASTER_HZ, index_bar=index, gain=gain)
             for index, pci in enumerate(pcis)
             for start_s in starts_s
             if first_s - 1e-3 < start_s < first_s + BLOCK_S
         ]
         first = number * length
-        samples = capture(
-            ssbs, rate_hz=RATE_HZ, center_hz=CENTER_HZ, samples=length, snr_db=None, first_sample=first
-        ) + 0.5 * (rng.normal(size=(1, length)) + 1j * rng.normal(size=(1, length)))
+        samples = capture(ssbs, rate_hz=RATE_HZ, center_hz=CENTER_HZ, samples=length, snr_db=None, first_sample=first)
+        parts = rng.normal(scale=0.5, size=(2, len(gain), length))
+        samples = samples + parts[0] + 1j * parts[1]
         yield block(samples.astype(np.complex64), rate_hz=RATE_HZ, center_hz=CENTER_HZ, first_sample=first, seq=number)
 
 
@@ -89,6 +91,20 @@ def test_the_stream_does_not_wait_for_a_search(monkeypatch: pytest.MonkeyPatch, 
     frames = taken(receiver, blocks[300:])
     assert len(frames) >= 6
     assert min(frame.t_ns for frame in frames) >= blocks[300].t_ns - round(PERIOD_S * 1e9)
+
+
+def test_several_antennas_take_turns_and_the_cell_is_heard_by_all(rng: np.random.Generator) -> None:
+    """The first one is deaf, and the next search is of all together; one antenna alone never makes a frame."""
+    receiver = NrReceiver(live=True)
+    frames = taken(receiver, list(stream(rng, 0.3, gain=(0.0, 1.0, 1j))))
+    assert len(frames) >= 6
+    assert {frame.antennas for frame in frames} == {3}
+    assert receiver.ssb._sweeps == 2
+    by_one = NrReceiver(live=True)
+    frames = taken(by_one, list(stream(rng, 0.3, gain=(1.0, 0.0, 1j))))
+    assert len(frames) >= 6
+    assert {frame.antennas for frame in frames} == {3}
+    assert by_one.ssb._sweeps == 1
 
 
 def test_a_further_cell_is_found_by_a_later_search(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
