@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ingest.antenna_calibration import AntennaCalibration
 from ingest.messages import MAX_NAME, ChannelFrame, IqBlock, no_array
+from ingest.nr.antenna_phases import AntennaPhases
 from ingest.nr.impulse import impulse_response
 from ingest.nr.numerology import SSB_SUBCARRIERS
 from ingest.nr.reference_receiver import ReferenceReceiver
@@ -24,15 +26,22 @@ class NrReceiver:
 
     `cells` holds what was found, the strongest first. `gaps` counts samples missing between blocks. references: what is
     received beside SSBs, once it is known when frames start. research_s: signal between searches for new cells while
-    one is known. live: search beside the stream, which goes on meanwhile.
+    one is known. live: search beside the stream, which goes on meanwhile. calibrations: of antennas, which frames are
+    freed of. antennas: what is known of their phases. Raises `UsageRefused` where a calibration does not fit the radio.
     """
 
     def __init__(
-        self, references: ReferenceSettings | None = None, *, research_s: float = RESEARCH_S, live: bool = False
+        self,
+        references: ReferenceSettings | None = None,
+        *,
+        research_s: float = RESEARCH_S,
+        live: bool = False,
+        calibrations: tuple[AntennaCalibration, ...] = (),
     ) -> None:
         self.gaps = 0
+        self.antennas = AntennaPhases(calibrations)
         self.ssb = SsbReceiver(research_s, aside=live)
-        self.references = None if references is None else ReferenceReceiver(references)
+        self.references = None if references is None else ReferenceReceiver(references, self.antennas)
         self._stream: tuple[str, int, float, float, int] | None = None
         self._next_sample = 0
         self._tail = np.zeros((0, 0), np.complex64)
@@ -79,6 +88,7 @@ class NrReceiver:
             tail = self._tail
         elif stream != self._stream or block.first_sample < self._next_sample:
             self.ssb.restart()
+            self.antennas.begin(block.source, block.center_hz, samples.shape[0])
             if self.references is not None:
                 self.references.restart()
         else:
@@ -92,22 +102,30 @@ class NrReceiver:
 
     def _frame(self, block: IqBlock, time_s: float, found: SsbMeasurement) -> ChannelFrame:
         self._seq += 1
+        user = f"pci{found.pci}.ssb{found.ssb_index}"
+        place = found.ssb_center_hz, found.pci
+        if len(found.ls) > 1:
+            sender = f"pci{found.pci} at {found.ssb_center_hz}"
+            self.antennas.watch.look((user, place), sender, time_s, found.ls, stands_still=True)
+        frequencies_hz = found.ssb_center_hz + found.tones_hz
+        undone = self.antennas.undo(found.ls, impulse_response(found.ls), place, frequencies_hz, time_s)
         return ChannelFrame(
             source=f"nr.{block.source}"[:MAX_NAME],
             epoch=block.epoch,
             seq=self._seq - 1,
             t_ns=max(block.t_ns + round((time_s - block.first_sample / block.rate_hz) * 1e9), 0),
-            user=f"pci{found.pci}.ssb{found.ssb_index}",
+            user=user,
             block=self._seq - 1,
             domain="effective",
-            noise_power=found.noise_power,
+            noise_power=found.noise_power * undone.error_gain,
             snr_db=found.snr_db,
             carrier_hz=found.ssb_center_hz,
             cfo_hz=found.cfo_hz,
             tap_s=1.0 / (SSB_SUBCARRIERS * found.scs_hz),
-            cfr=found.ls[None],
+            phases=undone.phases,
+            cfr=undone.cfr[None],
             tones_hz=found.tones_hz,
             ris_patterns=no_array(1, 0),
             beams=no_array(0, found.ls.shape[0]),
-            cir=impulse_response(found.ls),
+            cir=undone.cir,
         )

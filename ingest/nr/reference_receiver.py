@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import log10
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ingest.messages import MAX_NAME, ChannelFrame, IqBlock, no_array
+from ingest.nr.antenna_phases import AntennaPhases
+from ingest.nr.csi_rs import CsiRs, TrackingRs
 from ingest.nr.estimation import Refusal, SlotEstimate
 from ingest.nr.ofdm import PRB_SUBCARRIERS
 from ingest.nr.references import ReferenceSettings
 from ingest.nr.slot_receiver import ReceivedSlot, SlotReceiver, output_tones_hz
-
-Phases = Literal["calibrated", "uncalibrated", "drifting"]
 
 
 @dataclass
@@ -34,15 +33,20 @@ class Heard:
 class ReferenceReceiver:
     """Follows `settings.signals` in one radio's stream once it knows when frames start (`align`).
 
-    heard: per user. refused: slots without an estimate, by reason.
+    antennas: calibrates and watches them. heard: per user. refused: slots without an estimate, by reason.
     """
 
     settings: ReferenceSettings
+    antennas: AntennaPhases = field(default_factory=AntennaPhases)
     heard: dict[str, Heard] = field(default_factory=dict, init=False)
     refused: Counter[str] = field(default_factory=Counter, init=False)
     _slots: SlotReceiver | None = field(default=None, init=False)
     _tones: dict[tuple[object, ...], npt.NDArray[np.float64]] = field(default_factory=dict, init=False)
     _seq: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        # Precoders of a PDSCH change; what is sent without one comes from where a base station stands.
+        self._still = {name for name, signal in self.settings.signals if isinstance(signal, CsiRs | TrackingRs)}
 
     @property
     def is_aligned(self) -> bool:
@@ -73,13 +77,19 @@ class ReferenceReceiver:
                 yield from self._frames(block, received, received.estimate)
 
     def _frames(self, block: IqBlock, received: ReceivedSlot, estimate: SlotEstimate) -> Iterator[ChannelFrame]:
-        stream = received.stream
+        stream, carrier = received.stream, self.settings.carrier
         tones_hz = self._tones.get(stream.key)
         if tones_hz is None:
-            tones_hz = self._tones[stream.key] = output_tones_hz(stream, self.settings.carrier)
-        late_ns = round((received.first_sample - block.first_sample) / block.rate_hz * 1e9)
+            tones_hz = self._tones[stream.key] = output_tones_hz(stream, carrier)
+        slot_s = received.slot % carrier.slots_per_frame * carrier.slot_s
+        time_s = received.first_sample / block.rate_hz + slot_s
+        late_ns = round((time_s - block.first_sample / block.rate_hz) * 1e9)
+        if len(estimate.ls) > 1:
+            watch, still = self.antennas.watch, stream.name in self._still
+            watch.look(stream.key, stream.name, time_s, estimate.cfr[0], stands_still=still)
+            watch.symbols(stream.key, time_s, stream.times_s, estimate.ls)
         taps = estimate.taps.shape[2]
-        tap_s = 1.0 / (PRB_SUBCARRIERS * self.settings.carrier.scs_hz * taps) if taps else None
+        tap_s = 1.0 / (PRB_SUBCARRIERS * carrier.scs_hz * taps) if taps else None
         for index, port in enumerate(stream.ports):
             user = f"{stream.name}.{port}"
             error_power = max(float(estimate.error_power[index]), 1e-30)
@@ -90,6 +100,9 @@ class ReferenceReceiver:
             heard.snr_lmmse_db = snr_db + 10.0 * log10(estimate.noise_power / error_power)
             heard.cfo_hz = estimate.cfo_hz
             self._seq += 1
+            undone = self.antennas.undo(
+                estimate.cfr[index], estimate.taps[index], stream.key, carrier.carrier_hz + tones_hz, time_s
+            )
             yield ChannelFrame(
                 source=f"nr.{block.source}"[:MAX_NAME],
                 epoch=block.epoch,
@@ -98,18 +111,18 @@ class ReferenceReceiver:
                 user=user,
                 block=max(received.slot, 0),
                 domain="effective",
-                noise_power=error_power,
+                noise_power=error_power * undone.error_gain,
                 snr_db=snr_db,
-                carrier_hz=self.settings.carrier.carrier_hz,
+                carrier_hz=carrier.carrier_hz,
                 cfo_hz=estimate.cfo_hz,
                 delay_spread_s=float(estimate.delay_spread_s[index]),
                 doppler_hz=estimate.doppler_hz,
                 confidence=estimate.confidence,
-                phases="uncalibrated",
-                cfr=estimate.cfr[index][None],
+                phases=undone.phases,
+                cfr=undone.cfr[None],
                 tones_hz=tones_hz,
                 ris_patterns=no_array(1, 0),
                 beams=no_array(0, estimate.cfr.shape[1]),
-                cir=estimate.taps[index],
+                cir=undone.cir,
                 tap_s=tap_s,
             )
