@@ -168,6 +168,30 @@ def convert(
         _print(result, json)
 
 
+@app.command("calibrate-antennas")
+def calibrate_antennas(
+    capture: Annotated[str, typer.Argument(help="IQ of all antennas, fed with one signal through a splitter.")],
+    target: Annotated[Path, typer.Argument(help="The calibration, a JSON file.")],
+    rate_hz: Annotated[float | None, typer.Option(help="Sample rate of raw IQ.")] = None,
+    center_hz: Annotated[float | None, typer.Option(help="Centre frequency of raw IQ.")] = None,
+    format: Annotated[str | None, typer.Option(help="Where the suffix does not tell.")] = None,
+    bands: Annotated[int, typer.Option(min=1, max=64, help="Frequencies to measure at, at most.")] = 16,
+    force: Annotated[bool, typer.Option("--force", help="Replace TARGET if it exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Measure how antennas differ in gain and phase, for `[receiver] antenna_calibrations`."""
+    with _told():
+        from ingest.antenna_calibration import write_calibration
+        from ingest.measure_antennas import measure_antennas
+        from ingest.sources import open_source
+
+        source = open_source(capture, format_name=format, rate_hz=rate_hz, center_hz=center_hz)
+        with closing(source), _progress(capture) as told:
+            calibration, report = measure_antennas(source, bands=bands, progress=told)
+        write_calibration(target, calibration, force=force)
+        _print(report | {"calibration": str(target)}, json)
+
+
 @app.command()
 def check(config: Annotated[Path, typer.Argument(help="TOML configuration.")], json: Json = False) -> None:
     """Read CONFIG and everything it names, and say whether a daemon would start."""
@@ -178,6 +202,7 @@ def check(config: Annotated[Path, typer.Argument(help="TOML configuration.")], j
 
         settings = load_config(config)
         live_source(settings).close()
+        settings.receiver.calibrations()
         pipeline, metadata = build_pipeline(settings)
         found: dict[str, Any] = {"config": str(config), "valid": True, "codecs": sorted(pipeline.decoders)}
         if pipeline.prior is not None:
@@ -234,6 +259,21 @@ def bench_estimation(
             _print(result, True)
         else:
             typer.echo(tables(result, markdown=markdown))
+
+
+@bench_app.command("ingest")
+def bench_ingest(
+    quick: Annotated[bool, typer.Option("--quick", help="Shorter signals, about a minute.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of channels, data and noise.")] = 1,
+    json: Json = False,
+) -> None:
+    """How fast IQ becomes channel frames: from a file, slot by slot, and over ZeroMQ beside its sender."""
+    with _told():
+        from experiments.bench_ingest import run_bench
+
+        with _progress("ingest") as told:
+            result = run_bench(quick=quick, seed=seed, progress=told)
+        _print(result, json)
 
 
 @contextmanager

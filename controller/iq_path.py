@@ -8,6 +8,7 @@ from time import monotonic
 
 import msgspec
 
+from controller.coherence import CoherenceBlocks
 from controller.config import Config
 from controller.log import logger
 from ingest.iq_queue import IqQueue
@@ -41,6 +42,7 @@ class IqPath:
         self._live = live
         self._settings = config.receiver.settings()
         self._put, self._failed = put, failed
+        self._blocks = CoherenceBlocks(config.block.period_s)
         self._receivers: dict[str, NrReceiver] = {}
         self._thread: threading.Thread | None = None
         self._told: tuple[float, float] = (-_TELL_S, 0.0)
@@ -91,7 +93,7 @@ class IqPath:
         try:
             while (block := self.queue.take()) is not None:
                 for frame in self._receivers[block.source].process(_stamped_at_its_start(block)):
-                    self._put(frame)
+                    self._put(self._blocks.numbered(frame))
         except Exception as error:
             self.queue.close()
             self._failed(error)
