@@ -20,10 +20,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.kernel import kernel
+from ingest.nr.bit_count import ones
 
 STATE_BITS = 31
 GOLD_OFFSET = 1600
 _STATE_MASK = (1 << STATE_BITS) - 1
+
+_LOOK_BITS = 128
+"""So many of the most reliable equations, two words, say whether a state is worth a look at the others."""
+
+_LOOK_SPREADS = 2.0
+"""By how many standard deviations a state must do better than chance there: one wrong state in 40 does. The right one
+does it surely where only two of the 31 most reliable equations are wrong."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,13 @@ def _applied(columns: tuple[int, ...], state: int) -> int:
     return result
 
 
-@cache
 def x1_bits(length: int) -> npt.NDArray[np.uint8]:
     """x1(n + 1600) for n < length. Shape [length]."""
+    return _x1_bits(1 << length.bit_length())[:length]
+
+
+@cache
+def _x1_bits(length: int) -> npt.NDArray[np.uint8]:
     total = GOLD_OFFSET + length
     x1 = np.zeros(total + 31, np.uint8)
     x1[0] = 1
@@ -86,14 +98,18 @@ def x1_bits(length: int) -> npt.NDArray[np.uint8]:
     return x1[GOLD_OFFSET:total]
 
 
-@cache
 def equations(length: int) -> npt.NDArray[np.uint32]:
     """Which bits of the state sum up to bit n after it, as masks. Shape [length]."""
-    masks = np.zeros(max(length, STATE_BITS), np.uint32)
+    return _equations(1 << max(length, STATE_BITS).bit_length())[:length]
+
+
+@cache
+def _equations(length: int) -> npt.NDArray[np.uint32]:
+    masks = np.zeros(length, np.uint32)
     masks[:STATE_BITS] = 1 << np.arange(STATE_BITS, dtype=np.uint32)
     for n in range(STATE_BITS, length):
         masks[n] = masks[n - 28] ^ masks[n - 29] ^ masks[n - 30] ^ masks[n - 31]
-    return masks[:length]
+    return masks
 
 
 def gold_bits(c_init: int, length: int) -> npt.NDArray[np.uint8]:
@@ -116,21 +132,27 @@ def decode(
     the number of the window's first pilot in its sequence. order: errors tried among the 31 equations relied on, at
     most 3. Returns the `keep` best, fewest contradictions first; none where the products leave the state open.
     """
-    first, second, soft = readings(products, lag)
+    first, second, soft = _by_reliability(*readings(products, lag))
     masks = equations(2 * (len(products) + lag))
     rows = masks[first] ^ masks[second]
-    by_reliability = np.argsort(-np.abs(soft), kind="stable")
     chosen = np.empty(STATE_BITS, np.int64)
     duals = np.empty(STATE_BITS, np.uint32)
-    if not _most_reliable_basis(rows, by_reliability, chosen, duals):
+    if not _most_reliable_basis(rows, chosen, duals):
         return []
-    codewords = _packed(_parity(rows[None, :] & duals[:, None]))
-    known = x1_bits(2 * int(first_pilots.max()) + int(max(first.max(), second.max())) + 1)
-    at = 2 * first_pilots[:, None]
-    read = (soft < 0).astype(np.uint8) ^ known[at + first] ^ known[at + second]
     wrong = np.empty(len(first_pilots), np.int64)
     states = np.empty(len(first_pilots), np.uint32)
-    _reprocess(_packed(read), np.ascontiguousarray(read[:, chosen]), codewords, duals, order, wrong, states)
+    _reprocess(
+        (soft < 0).astype(np.uint8),
+        np.stack([first, second]),
+        x1_bits(2 * int(first_pilots.max()) + int(max(first.max(), second.max())) + 1),
+        2 * first_pilots,
+        chosen,
+        _packed(_parity(rows[None, :] & duals[:, None])),
+        duals,
+        order,
+        wrong,
+        states,
+    )
     best = np.argsort(wrong, kind="stable")[:keep]
     return [Decoded(int(first_pilots[i]), int(states[i]), int(wrong[i]), len(soft)) for i in best]
 
@@ -148,31 +170,38 @@ def readings(
     return first, second, soft.astype(np.float64)
 
 
+def _by_reliability(
+    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], soft: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Readings, the surest first."""
+    order = np.argsort(-np.abs(soft), kind="stable")
+    return first[order], second[order], soft[order]
+
+
 def _parity(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
     return np.asarray(np.bitwise_count(values) & 1, np.uint8)
 
 
 def _packed(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Bits [..., B] as words [..., ceil(B / 64)], padded with zeros."""
-    padding = [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % 64)]
+    """Bits [n, B] as words [n, W] of 64, padded with zeros to at least two words."""
+    padding = [(0, 0), (0, max(-bits.shape[-1] % 64, _LOOK_BITS - bits.shape[-1]))]
     return np.ascontiguousarray(np.packbits(np.pad(bits, padding), axis=-1, bitorder="little")).view(np.uint64)
 
 
 @kernel
 def _most_reliable_basis(
     rows: npt.NDArray[np.uint32],
-    order: npt.NDArray[np.int64],
     chosen: npt.NDArray[np.int64],
     duals: npt.NDArray[np.uint32],
 ) -> bool:
-    """The first 31 independent rows in the given order, and the states that satisfy one of them each: their dual basis.
+    """The first 31 independent rows, and the states that satisfy one of them each: their dual basis.
 
     Gauss-Jordan, with each reduced row's make-up kept. Returns False where the rows span less.
     """
     reduced = np.zeros(31, np.uint32)
     made_of = np.zeros(31, np.uint32)
     found = 0
-    for index in order:
+    for index in range(len(rows)):
         row = rows[index]
         make_up = np.uint32(1) << np.uint32(found)
         for bit in range(31):
@@ -205,74 +234,97 @@ def _most_reliable_basis(
 
 
 @kernel
-def ones(word: np.uint64) -> np.uint64:
-    """Bits set in a word."""
-    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    # Not the usual product: as plain Python it overflows, of which NumPy warns.
-    word = word + (word >> np.uint64(8))
-    word = word + (word >> np.uint64(16))
-    word = word + (word >> np.uint64(32))
-    return word & np.uint64(0x7F)
+def _read_word(
+    signs: npt.NDArray[np.uint8],
+    places: npt.NDArray[np.int64],
+    known: npt.NDArray[np.uint8],
+    at: int,
+    word: npt.NDArray[np.uint64],
+) -> None:
+    """The equations' right sides [B], packed, for a window whose first bit is bit `at` of its sequence."""
+    word[:] = np.uint64(0)
+    for b in range(len(signs)):
+        bit = signs[b] ^ known[at + places[0, b]] ^ known[at + places[1, b]]
+        word[b // 64] |= np.uint64(bit) << np.uint64(b % 64)
 
 
 @kernel
-def _distance(word: npt.NDArray[np.uint64], flip: npt.NDArray[np.uint64]) -> np.uint64:
-    total = np.uint64(0)
-    for i in range(word.shape[0]):
-        total += ones(word[i] ^ flip[i])
+def _flipped(word: npt.NDArray[np.uint64], flips: npt.NDArray[np.uint64], row: int, out: npt.NDArray[np.uint64]) -> int:
+    """`word` with the bits of a row of `flips` turned, into `out`; how many of its bits are set."""
+    total = 0
+    for w in range(len(word)):
+        out[w] = word[w] ^ flips[row, w]
+        total += ones(out[w])
     return total
 
 
 @kernel
+def _nearest(
+    words: npt.NDArray[np.uint64],
+    codewords: npt.NDArray[np.uint64],
+    duals: npt.NDArray[np.uint32],
+    order: int,
+    most: int,
+) -> tuple[int, np.uint32]:
+    """The least contradictions that up to `order` errors among the bits relied on leave, and the errors' state.
+
+    words [4, W]: in the first row what is left without an error; the others are scratch. A state that contradicts more
+    than `most` of the first `_LOOK_BITS` is not looked at any further.
+    """
+    zero, one, two, three = words
+    least = 0
+    for w in range(len(zero)):
+        least += ones(zero[w])
+    best = np.uint32(0)
+    for i in range(31):
+        distance = _flipped(zero, codewords, i, one)
+        if distance < least:
+            least, best = distance, duals[i]
+        for j in range(i if order > 1 else 0):
+            a, b = one[0] ^ codewords[j, 0], one[1] ^ codewords[j, 1]
+            if order < 3 and ones(a) + ones(b) > most:
+                continue
+            distance = _flipped(one, codewords, j, two)
+            if distance < least:
+                least, best = distance, duals[i] ^ duals[j]
+            for k in range(j if order > 2 else 0):
+                if ones(a ^ codewords[k, 0]) + ones(b ^ codewords[k, 1]) <= most:
+                    distance = _flipped(two, codewords, k, three)
+                    if distance < least:
+                        least, best = distance, duals[i] ^ duals[j] ^ duals[k]
+    return least, best
+
+
+@kernel
 def _reprocess(
-    read: npt.NDArray[np.uint64],
-    relied_on: npt.NDArray[np.uint8],
+    signs: npt.NDArray[np.uint8],
+    places: npt.NDArray[np.int64],
+    known: npt.NDArray[np.uint8],
+    firsts: npt.NDArray[np.int64],
+    relied_on: npt.NDArray[np.int64],
     codewords: npt.NDArray[np.uint64],
     duals: npt.NDArray[np.uint32],
     order: int,
     wrong: npt.NDArray[np.int64],
     states: npt.NDArray[np.uint32],
 ) -> None:
-    """For each row of `read` the nearest codeword among those that differ in at most `order` of the bits relied on."""
-    words = read.shape[1]
-    one = np.empty(words, np.uint64)
-    two = np.empty(words, np.uint64)
-    for row in range(read.shape[0]):
-        start = read[row].copy()
+    """For each of `firsts` the nearest codeword among those that differ in at most `order` of the bits relied on.
+
+    signs [B], places [2, B]: sums of two bits each, as read, the surest first. known: x1 from the sequence's start.
+    firsts: the hypotheses of the window's first bit. relied_on: the 31 of B that `codewords` [31, words] are 1 at, one
+    each; duals: their states.
+    """
+    free = min(len(signs), _LOOK_BITS) - 31
+    most = order + int(max(free - _LOOK_SPREADS * np.sqrt(free), 0.0) / 2.0)
+    words = np.empty((4, codewords.shape[1]), np.uint64)
+    word = words[0]
+    for row in range(len(firsts)):
+        _read_word(signs, places, known, firsts[row], word)
         state = np.uint32(0)
         for k in range(31):
-            if relied_on[row, k]:
+            if (word[relied_on[k] // 64] >> np.uint64(relied_on[k] % 64)) & np.uint64(1):
                 state ^= duals[k]
-                for w in range(words):
-                    start[w] ^= codewords[k, w]
-        least = np.uint64(0)
-        for w in range(words):
-            least += ones(start[w])
-        best = state
-        for i in range(31):
-            for w in range(words):
-                one[w] = start[w] ^ codewords[i, w]
-            distance = _distance(start, codewords[i])
-            if distance < least:
-                least = distance
-                best = state ^ duals[i]
-            if order < 2:
-                continue
-            for j in range(i):
-                distance = _distance(one, codewords[j])
-                if distance < least:
-                    least = distance
-                    best = state ^ duals[i] ^ duals[j]
-                if order < 3:
-                    continue
-                for w in range(words):
-                    two[w] = one[w] ^ codewords[j, w]
-                for k in range(j):
-                    distance = _distance(two, codewords[k])
-                    if distance < least:
-                        least = distance
-                        best = state ^ duals[i] ^ duals[j] ^ duals[k]
+                _flipped(word, codewords, k, word)
+        least, errors = _nearest(words, codewords, duals, order, most)
         wrong[row] = least
-        states[row] = best
+        states[row] = state ^ errors

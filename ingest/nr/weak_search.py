@@ -16,12 +16,12 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from ingest.kernel import kernel
 from ingest.nr import lfsr
 from ingest.nr.capture_grid import CaptureGrid
 from ingest.nr.occupancy import MAX_BINS, noise_floor, runs, smoothed
 from ingest.nr.reference_evidence import TYPE_1, TYPE_2, Layout
 from ingest.nr.sequences import PCI_COUNT
+from ingest.nr.weighing import weigh_all
 
 _SYMBOLS_READ = 3
 _BITS = 128
@@ -31,12 +31,12 @@ _ABOVE_FLOOR = 1.3
 """Power over the floor, averaged over 14 symbols and 24 bins: noise is 5 standard deviations below."""
 
 _MAX_BURSTS = 2
-_FIRST_SUM = 2.0
-"""What two symbols must reach, in standard deviations of chance, to have the third one looked at: with the right
-sequence they reach it with a probability of 99 % where three could be told from all wrong ones at all."""
-
 _MIN_CONTRAST = 6.0
 """Of the three likeliest symbols together. Data alone reaches it in one slot of a hundred."""
+
+_CLEAR = 0.6
+"""Products of neighbouring pilots that lie as close as this to four phases (1: exactly) hardly ever name a wrong bit.
+Their one symbol would have told its sequence if it held one: what is strong is not looked for among the weak."""
 
 _MAX_GAP = 60
 """Bins that may be in a fade without an allocation's being taken for two."""
@@ -152,11 +152,32 @@ def _contrasts(capture: CaptureGrid, burst: Burst, layout: Layout, comb: int) ->
 
 
 def _likeliest_rows(capture: CaptureGrid, burst: Burst, layout: Layout, comb: int) -> list[int]:
+    """The symbols that stand out, without those that would have told their sequence by themselves."""
     contrast = _contrasts(capture, burst, layout, comb)
     order = np.argsort(-contrast)[:_SYMBOLS_READ]
     if contrast[order].sum() < _MIN_CONTRAST:
         return []
-    return [burst.start + int(i) for i in order if contrast[i] > 1.5]
+    bins = _pilot_bins(burst, layout, comb)
+    rows = [burst.start + int(i) for i in order if contrast[i] > 1.5]
+    return [row for row in rows if _clearness(_products(capture, row, layout, bins)) < _CLEAR]
+
+
+def _pilot_bins(burst: Burst, layout: Layout, comb: int) -> npt.NDArray[np.int64]:
+    blocks = (burst.high - burst.low) // 12
+    return burst.low + comb + layout.subcarriers(np.arange(blocks * layout.per_prb))
+
+
+def _products(capture: CaptureGrid, row: int, layout: Layout, bins: npt.NDArray[np.int64]) -> npt.NDArray[np.complex64]:
+    """Each pilot over the conjugate of the one `lag` before, summed over antennas."""
+    elements = capture.spectra[row][:, bins]
+    return np.asarray(np.sum(elements[:, layout.lag :] * np.conj(elements[:, : -layout.lag]), axis=0), np.complex64)
+
+
+def _clearness(products: npt.NDArray[np.complex64]) -> float:
+    """How close the products lie to four phases a quarter turn apart: 1 exactly, 0 anywhere."""
+    magnitudes = np.abs(products).astype(np.float64)
+    turned = np.sum(magnitudes * np.exp(4j * np.angle(products)))
+    return float(np.abs(turned) / max(float(magnitudes.sum()), 1e-300))
 
 
 def _search(
@@ -164,19 +185,14 @@ def _search(
 ) -> tuple[list[Weak], float]:
     """The hypotheses whose bits agree best with what the pilots of `rows` are read as."""
     blocks = (burst.high - burst.low) // 12
-    pilots = np.arange(blocks * layout.per_prb)
-    bins = burst.low + comb + layout.subcarriers(pilots)
-    places, signs = [], []
-    for row in rows:
-        elements = capture.spectra[row][:, bins]
-        products = np.sum(elements[:, layout.lag :] * np.conj(elements[:, : -layout.lag]), axis=0)
-        first, second, soft = lfsr.readings(products, layout.lag)
-        chosen = np.argsort(-np.abs(soft), kind="stable")[:_BITS]
-        places.append(np.stack([first[chosen], second[chosen]]))
-        signs.append(soft[chosen] < 0)
+    bins = _pilot_bins(burst, layout, comb)
+    read = [lfsr.readings(_products(capture, row, layout, bins), layout.lag) for row in rows]
+    chosen = [np.argsort(-np.abs(soft), kind="stable")[:_BITS] for _, _, soft in read]
+    places = [np.stack([first[at], second[at]]) for (first, second, _), at in zip(read, chosen, strict=True)]
+    signs = [soft[at] < 0 for (_, _, soft), at in zip(read, chosen, strict=True)]
     starts = np.arange(max(crbs - blocks + 1, 1))
     step = 2 * layout.per_prb
-    offsets = np.asarray(capture.symbols[rows] - capture.symbols[rows[0]], np.int64)
+    offsets = np.asarray((capture.symbols[rows] - capture.symbols[rows[0]]) % capture.frame_symbols, np.int64)
     length = 2 * (crbs + 1) * layout.per_prb + step
     best = np.full(keep, -1e9)
     which = np.zeros((keep, 4), np.int64)
@@ -206,84 +222,3 @@ def _search(
         if score > 0.0
     ]
     return sorted(found, key=lambda one: -one.score), float(len(starts) * capture.frame_symbols * 2 * PCI_COUNT)
-
-
-@kernel
-def _contradictions(word_a: npt.NDArray[np.uint64], word_b: npt.NDArray[np.uint64]) -> float:
-    """In how many of up to `_BITS` bits the words differ."""
-    return np.float64(lfsr.ones(word_a[0] ^ word_b[0]) + lfsr.ones(word_a[1] ^ word_b[1]))
-
-
-@kernel
-def _span(columns: npt.NDArray[np.uint64], table: npt.NDArray[np.uint64]) -> None:
-    """table[v] = sum of the columns that v has bits for. columns [B, 2], table [2^B, 2] with table[0] given."""
-    filled = 1
-    for bit in range(columns.shape[0]):
-        for v in range(filled):
-            table[filled + v, 0] = table[v, 0] ^ columns[bit, 0]
-            table[filled + v, 1] = table[v, 1] ^ columns[bit, 1]
-        filled *= 2
-
-
-@kernel
-def weigh_all(
-    masks: npt.NDArray[np.uint32],
-    x1: npt.NDArray[np.uint8],
-    places: npt.NDArray[np.int64],
-    signs: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-    frame_symbols: int,
-    identities: int,
-    best: npt.NDArray[np.float64],
-    which: npt.NDArray[np.int64],
-) -> None:
-    """Fill `best` with the greatest sums of agreements and `which` with their (start's index, symbol, low bits, 0).
-
-    places [S, 2, B]: the bits, from the first pilot on, whose sums are read as signs [S, B]. starts: the first pilot's
-    first bit by hypothesis of the block. offsets [S]: symbols between the rows. A sum of bits is linear in c_init, so
-    it is the sum of one word for its 17 lower bits and one for its 14 upper bits, from two tables.
-    """
-    count = places.shape[2]
-    half, spread = count / 2.0, np.sqrt(count) / 2.0
-    lows = np.zeros((places.shape[0], 2 * 1024, 2), np.uint64)
-    highs = np.zeros((places.shape[0], 1 << 14, 2), np.uint64)
-    columns = np.zeros((31, 2), np.uint64)
-    least = 0
-    for index in range(starts.shape[0]):
-        base = starts[index]
-        for s in range(places.shape[0]):
-            columns[:] = np.uint64(0)
-            lows[s, 0, :] = np.uint64(0)
-            for b in range(count):
-                first, second = base + places[s, 0, b], base + places[s, 1, b]
-                mask = masks[first] ^ masks[second]
-                at = np.uint64(1) << np.uint64(b % 64)
-                if (x1[first] ^ x1[second]) != signs[s, b]:
-                    lows[s, 0, b // 64] |= at
-                for bit in range(31):
-                    if (mask >> np.uint32(bit)) & np.uint32(1):
-                        columns[bit, b // 64] |= at
-            _span(columns[:11], lows[s])
-            _span(columns[17:], highs[s])
-        for symbol in range(frame_symbols):
-            for low in range(2 * identities):
-                odd = low | 1
-                total = 0.0
-                for s in range(places.shape[0]):
-                    number = symbol + offsets[s]
-                    if number < 0:
-                        number += frame_symbols
-                    elif number >= frame_symbols:
-                        number -= frame_symbols
-                    total += (half - _contradictions(lows[s, low], highs[s, ((number + 1) * odd) & 16383])) / spread
-                    if s == 1 and total < _FIRST_SUM:
-                        break
-                if total > best[least]:
-                    best[least] = total
-                    which[least, 0] = index
-                    which[least, 1] = symbol
-                    which[least, 2] = low
-                    for k in range(best.shape[0]):
-                        if best[k] < best[least]:
-                            least = k

@@ -14,7 +14,8 @@ from ingest.nr.capture_grid import CaptureGrid, cut
 from ingest.nr.find_dmrs import FoundDmrs, find_dmrs
 from ingest.nr.reference_evidence import TYPE_1, TYPE_2, c_init, combined, extended, fit, identity_of, log_tail, snr
 from ingest.nr.time_grid import find_time_grid
-from ingest.nr.weak_search import weak_sequences, weigh_all
+from ingest.nr.weak_search import weak_sequences
+from ingest.nr.weighing import weigh_all
 from tests.ingest.nr.transmitter import Allocation, Radio, gold_bits, transmit
 
 CENTER_HZ = 3.4275e9
@@ -171,10 +172,10 @@ def test_tails_are_bounds(rng: np.random.Generator) -> None:
 
 
 def test_independent_tests_combine_to_a_probability(rng: np.random.Generator) -> None:
-    ps = rng.random((20_000, 3))
+    ps = rng.random((5_000, 3))
     together = np.exp([combined(list(np.log(row))) for row in ps])
-    assert np.mean(together < 0.05) == pytest.approx(0.05, abs=0.006)
-    assert np.mean(together < 0.5) == pytest.approx(0.5, abs=0.015)
+    assert np.mean(together < 0.05) == pytest.approx(0.05, abs=0.012)
+    assert np.mean(together < 0.5) == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 10.0, 30.0])
