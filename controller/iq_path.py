@@ -18,6 +18,8 @@ from ingest.nr.receiver import NrReceiver
 _MAX_RADIOS = 16
 _TELL_S = 10.0
 _JOIN_S = 5.0
+_JOINED_S = 5e-3
+"""Blocks of a stream that is behind are received together up to this length: a batch of slots, half a frame."""
 
 
 class IqPath:
@@ -91,7 +93,7 @@ class IqPath:
 
     def _estimate(self) -> None:
         try:
-            while (block := self.queue.take()) is not None:
+            while (block := self.queue.take(_JOINED_S)) is not None:
                 for frame in self._receivers[block.source].process(_stamped_at_its_start(block)):
                     self._put(self._blocks.numbered(frame))
         except Exception as error:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+import msgspec
+import numpy as np
+
 from ingest.messages import IqBlock
 
 MAX_WAITING_S = 0.1
@@ -50,17 +53,26 @@ class IqQueue:
                 self._shed()
             self._changed.notify_all()
 
-    def take(self) -> IqBlock | None:
-        """The oldest block, waiting for one; None when no more can come."""
+    def take(self, max_s: float = 0.0) -> IqBlock | None:
+        """The oldest block, waiting for one; None when no more can come.
+
+        Blocks behind it that go on with the same signal are joined to it while all last `max_s` at most: whoever
+        is behind has less to do for each sample. A joined block has the first one's number and the last one's time.
+        """
         with self._changed:
             while not self._waiting:
                 if self._ended or self._closed:
                     return None
                 self._changed.wait()
-            block = self._waiting.popleft()
-            self._weigh(block, -1)
+            run = [self._popped()]
+            samples = run[0].samples.shape[1]
+            while self._waiting and _goes_on(run[-1], self._waiting[0]):
+                samples += self._waiting[0].samples.shape[1]
+                if samples > max_s * run[0].rate_hz:
+                    break
+                run.append(self._popped())
             self._changed.notify_all()
-            return block
+        return run[0] if len(run) == 1 else _joined(run)
 
     def end(self) -> None:
         """No more will be put; what waits can still be taken."""
@@ -90,11 +102,15 @@ class IqQueue:
 
     def _shed(self) -> None:
         for _ in range(len(self._waiting) // 2):
-            block = self._waiting.popleft()
-            self._weigh(block, -1)
+            block = self._popped()
             self.shed_blocks += 1
             self.shed_samples += block.samples.shape[1]
             self.shed_s += block.samples.shape[1] / block.rate_hz
+
+    def _popped(self) -> IqBlock:
+        block = self._waiting.popleft()
+        self._weigh(block, -1)
+        return block
 
     def _weigh(self, block: IqBlock, sign: int) -> None:
         self._bytes += sign * block.samples.nbytes
@@ -102,3 +118,15 @@ class IqQueue:
         self._seconds[block.source] = seconds
         if not self._waiting:
             self._seconds.clear()  # else rounding adds up over months, and radios that are gone stay
+
+
+def _goes_on(block: IqBlock, other: IqBlock) -> bool:
+    """Whether `other` begins where `block` ends."""
+    same = all(getattr(block, name) == getattr(other, name) for name in ("source", "epoch", "rate_hz", "center_hz"))
+    antennas, length = block.samples.shape
+    return same and antennas == len(other.samples) and other.first_sample == block.first_sample + length
+
+
+def _joined(run: list[IqBlock]) -> IqBlock:
+    samples = np.concatenate([block.samples for block in run], axis=1)
+    return msgspec.structs.replace(run[0], t_ns=run[-1].t_ns, samples=samples)

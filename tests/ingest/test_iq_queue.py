@@ -24,9 +24,9 @@ from tests.ingest.stream_peers import PATIENCE_S, bound
 RATE_HZ = 1e6
 
 
-def iq(number: int, samples: int = 1000, rate_hz: float = RATE_HZ, **changes: object) -> IqBlock:
-    samples_of = np.zeros((2, samples), np.complex64)
-    made = block_of(samples_of, rate_hz=rate_hz, center_hz=1e9, first_sample=number * samples, seq=number)
+def iq(number: int, length: int = 1000, rate_hz: float = RATE_HZ, **changes: object) -> IqBlock:
+    silence = np.zeros((2, length), np.complex64)
+    made = block_of(silence, rate_hz=rate_hz, center_hz=1e9, first_sample=number * length, seq=number)
     return msgspec.structs.replace(made, **changes)
 
 
@@ -76,7 +76,7 @@ def test_the_older_half_of_what_waits_is_shed(limits: dict[str, float], blocks: 
 
 def test_a_block_larger_than_all_limits_is_still_taken() -> None:
     queue = IqQueue(sheds=True, max_s=0.001, max_bytes=10)
-    queue.put(iq(0, samples=100_000))
+    queue.put(iq(0, length=100_000))
     assert [block.seq for block in left(queue)] == [0]
     assert queue.shed_blocks == 0
 
@@ -95,6 +95,32 @@ def test_missing_samples_are_counted_for_each_radio_and_epoch() -> None:
     for number, changes in ((0, {}), (1, {}), (4, {}), (7, {"source": "b"}), (9, {"source": "b"}), (9, {"epoch": 1})):
         queue.put(iq(number, **changes))
     assert queue.missing_samples == (2 + 1) * 1000
+
+
+def test_blocks_that_wait_are_joined_where_they_go_on() -> None:
+    queue = IqQueue(sheds=True)
+    rng = np.random.default_rng(1)
+    samples = rng.normal(size=(2, 8000)).astype(np.complex64)
+    for n in (0, 1, 2, 3, 5, 6):
+        queue.put(iq(n, t_ns=10 * n, samples=samples[:, 1000 * n : 1000 * n + 1000]))
+    queue.put(iq(7, source="other"))
+    queue.put(iq(8, source="other", epoch=3))
+    queue.put(iq(9, source="other", epoch=3, center_hz=2e9))
+    queue.end()
+    got = []
+    while (block := queue.take(3e-3)) is not None:
+        got.append(block)
+    runs = [(block.source, block.seq, block.first_sample, block.samples.shape[1], block.t_ns) for block in got]
+    assert runs == [
+        ("radio", 0, 0, 3000, 20),
+        ("radio", 3, 3000, 1000, 30),
+        ("radio", 5, 5000, 2000, 60),
+        ("other", 7, 7000, 1000, got[3].t_ns),
+        ("other", 8, 8000, 1000, got[4].t_ns),
+        ("other", 9, 9000, 1000, got[5].t_ns),
+    ]
+    np.testing.assert_array_equal(got[0].samples, samples[:, :3000])
+    np.testing.assert_array_equal(got[2].samples, samples[:, 5000:7000])
 
 
 def test_one_that_waits_loses_nothing() -> None:
