@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from controller.beamforming import PRECODERS
 from controller.covariance import Real
 from controller.error_statistics import LearningRule
+from ingest.antenna_calibration import AntennaCalibration, read_calibration
 from ingest.endpoints import Endpoint, check_endpoint, is_loopback
 from ingest.errors import TwinbeamError, UsageRefused
 from ingest.nr.references import ReferenceSettings, carrier_from, signals_from
@@ -47,7 +48,8 @@ class SourceTable(_Table):
 class ReceiverTable(_Table):
     """What is received from IQ beside SSBs. references: reference signals (name, kind and the fields of that kind) on a
     carrier of `prbs` blocks around carrier_hz, whose lowest is common resource block first_crb. frame_start_s: when
-    frame 0 starts after the stream's first sample; left out, the SSBs of `pci` (or of the strongest cell) tell."""
+    frame 0 starts after the stream's first sample; left out, the SSBs of `pci` (or of the strongest cell) tell.
+    antenna_calibrations: files of `ingest.antenna_calibration`."""
 
     scs_hz: Annotated[float, Field(gt=0)] = 30e3
     prbs: Annotated[int, Field(ge=1, le=275)] = 106
@@ -56,6 +58,11 @@ class ReceiverTable(_Table):
     frame_start_s: Finite | None = None
     pci: Annotated[int, Field(ge=0, le=1007)] | None = None
     references: tuple[dict[str, Any], ...] = ()
+    antenna_calibrations: tuple[str, ...] = ()
+
+    def calibrations(self) -> tuple[AntennaCalibration, ...]:
+        """What the files say of radios' antennas; raises `InputRefused`."""
+        return tuple(read_calibration(Path(name)) for name in self.antenna_calibrations)
 
     def settings(self) -> ReferenceSettings | None:
         """What the receiver is told, None where only SSBs are received; raises `UsageRefused`."""
@@ -280,7 +287,11 @@ def resolve_paths(config: Config, folder: Path) -> Config:
         site = site.model_copy(update={"bundle": resolved(site.bundle)})
     models = config.models.model_copy(update={"csi_codecs": tuple(resolved(path) for path in config.models.csi_codecs)})
     journal = config.journal.model_copy(update={"folder": resolved(config.journal.folder)})
-    return config.model_copy(update={"source": source, "site": site, "models": models, "journal": journal})
+    calibrations = tuple(resolved(path) for path in config.receiver.antenna_calibrations)
+    receiver = config.receiver.model_copy(update={"antenna_calibrations": calibrations})
+    return config.model_copy(
+        update={"source": source, "site": site, "receiver": receiver, "models": models, "journal": journal}
+    )
 
 
 def watts(dbm: float) -> float:

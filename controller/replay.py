@@ -11,6 +11,7 @@ from typing import Any
 from controller.assembly import build_pipeline, pipeline_from_journal, warm_up
 from controller.cells import cell_summary, dmrs_summaries, reference_summaries
 from controller.config import Config
+from controller.lateness import Lateness
 from controller.pipeline import Pipeline
 from controller.report import TimeTally
 from controller.session import Session
@@ -19,26 +20,29 @@ from ingest.errors import InputRefused
 from ingest.journal import pack
 from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
 from ingest.nr.receiver import NrReceiver
+from ingest.nr.warm_up import warm_up as warm_up_receiver
 from ingest.pacing import at_their_time
 from ingest.sources import Source
 from ingest.sources.iq_file import IqFileSource
 from ingest.sources.journal import JournalSource
 from ingest.sources.zmq_stream import ZmqSource
 
-Progress = Callable[[float], None]
+Progress = Callable[[float, float | None], None]
+"""Told how much is done, and of how much: seconds of IQ, frames, bytes of a journal; None where that is not known."""
 
 
 @dataclass
 class Replay:
-    """One replay. speed: recorded seconds per second, None for as fast as possible. progress: told recorded seconds.
+    """One replay. speed: recorded seconds per second, None for as fast as possible.
 
-    find_dmrs: search IQ for PUSCH, PDSCH and PDCCH DMRS of which nothing is told.
+    find_dmrs: search IQ for PUSCH, PDSCH and PDCCH DMRS of which nothing is told. `stop` ends it early, from another
+    thread or a signal's handler; what was played is then reported.
     """
 
     source: Source
     config: Config
     speed: float | None = None
-    progress: Progress = lambda seconds: None
+    progress: Progress = lambda done, total: None
     find_dmrs: bool = False
     _dmrs: list[dict[str, Any]] = field(default_factory=list, init=False)
     _frames: int = field(default=0, init=False)
@@ -48,16 +52,26 @@ class Replay:
     _antennas: int = field(default=0, init=False)
     _times_ns: tuple[int, int] | None = field(default=None, init=False)
     _step_time: TimeTally = field(default_factory=TimeTally, init=False)
+    _closed: threading.Event = field(default_factory=threading.Event, init=False)
 
     def __post_init__(self) -> None:
-        self._receiver = NrReceiver(self.config.receiver.settings())
+        self._receiver = NrReceiver(self.config.receiver.settings(), calibrations=self.config.receiver.calibrations())
+
+        self.lateness = None if self.speed is None else Lateness(self.speed)
+
+    def stop(self) -> None:
+        """Play nothing more."""
+        self._closed.set()
+        self.source.close()
 
     def run(self) -> dict[str, Any]:
         """Play the source to its end; the fields of CLI-JSON."""
         if isinstance(self.source, ZmqSource):
             raise InputRefused("a stream cannot be replayed", where=self.source.info.where, mend="twinbeam run CONFIG")
-        begun = perf_counter()
         source = self.source
+        if self.speed is not None and isinstance(source, IqFileSource):
+            warm_up_receiver(self.config.receiver.settings())
+        begun = perf_counter()
         session = self._replay_journal(source) if isinstance(source, JournalSource) else self._replay_frames()
         return self._summary(session, perf_counter() - begun)
 
@@ -73,7 +87,7 @@ class Replay:
             else:
                 self._saw(message)
                 session.put(message)
-        if not session.report.decisions:
+        if not session.report.decisions and not self._closed.is_set():
             raise InputRefused("holds no decision", where=source.info.where, mend="replay a journal of a whole run")
         return session
 
@@ -98,17 +112,39 @@ class Replay:
         for message in self._paced(self.source):
             if isinstance(message, IqBlock):
                 self._samples += message.samples.shape[1]
-                self.progress((message.first_sample + message.samples.shape[1]) / message.rate_hz)
+                self._tell_progress(message)
                 if self.find_dmrs:
                     self._dmrs += dmrs_summaries(message)
                 yield from self._receiver.process(message)
             else:
                 yield message
 
-    def _paced(self, messages: Iterable[Message]) -> Iterable[Message]:
-        if self.speed is None:
-            return messages
-        return at_their_time(messages, MonotonicClock(), threading.Event(), speed=self.speed, restamp=False)
+    def _paced(self, messages: Iterable[Message]) -> Iterator[Message]:
+        if self.lateness is not None:
+            messages = at_their_time(
+                messages,
+                MonotonicClock(),
+                self._closed,
+                speed=self.lateness.speed,
+                restamp=False,
+                told=self.lateness.add,
+            )
+        for message in messages:
+            if self._closed.is_set():
+                return
+            yield message
+
+    def _tell_progress(self, message: Message) -> None:
+        """How much was played: samples of IQ as seconds, bytes of a journal, else frames of known number."""
+        info = self.source.info
+        if isinstance(message, IqBlock):
+            followed = isinstance(self.source, IqFileSource) and self.source.follow
+            total = None if followed or info.samples is None else info.samples / message.rate_hz
+            self.progress(self._samples / message.rate_hz, total)
+        elif isinstance(self.source, JournalSource):
+            self.progress(*self.source.reader.progress())
+        elif isinstance(message, ChannelFrame):
+            self.progress(message.seq + 1, info.samples)
 
     def _unhurried_budget(self, session: Session, last: Message) -> StepBudget:
         """The budget of a recording: every rung, and decisions on air as soon as they are made."""
@@ -132,7 +168,8 @@ class Replay:
     def _saw(self, message: Message) -> None:
         first, _ = self._times_ns or (message.t_ns, 0)
         self._times_ns = (first, message.t_ns)
-        self.progress(message.t_ns * 1e-9)
+        if not self._samples:
+            self._tell_progress(message)
         if isinstance(message, ChannelFrame):
             self._frames += 1
             self._users.add(message.user)
@@ -152,6 +189,10 @@ class Replay:
         }
         if isinstance(self.source, JournalSource):
             found["differs_from_record"] = self._differing
+        if self.lateness is not None:
+            found |= self.lateness.summary()
+        if self._closed.is_set():
+            found["stopped"] = True
         recorded_s = self._recorded_s()
         if recorded_s > 0:
             found["real_time_factor"] = round(recorded_s / elapsed_s, 3)
@@ -160,6 +201,8 @@ class Replay:
             found["cells"] = [cell_summary(cell) for cell in self._receiver.cells]
             if self._receiver.references is not None:
                 found["references"] = reference_summaries(self._receiver.references)
+            if (antennas := self._receiver.antennas.summary()) is not None:
+                found["antenna_phases"] = antennas
             if self.find_dmrs:
                 found["dmrs"] = self._dmrs
         return found

@@ -7,15 +7,18 @@ mean power gain is 1. Cables and splitter count as part of the antennas.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 from ingest.antenna_calibration import SCHEMA, AntennaCalibration
 from ingest.errors import InputRefused
-from ingest.messages import IqBlock, Message
+from ingest.messages import IqBlock
+from ingest.sources import IqFileSource, Source
 
 _BINS = 256
 _PIECES = 32
@@ -32,42 +35,34 @@ Complex = npt.NDArray[np.complex128]
 
 
 def measure_antennas(
-    messages: Iterable[Message],
-    *,
-    where: str,
-    bands: int = 16,
-    progress: Callable[[float], None] = lambda seconds: None,
+    source: Source, *, bands: int = 16, progress: Callable[[float], None] = lambda seconds: None
 ) -> tuple[AntennaCalibration, dict[str, Any]]:
-    """The mutual gains of the antennas whose IqBlocks `messages` are, over at most `bands` frequencies, and a report.
+    """The mutual gains of the antennas of a capture, over at most `bands` frequencies, and a report of them.
 
-    Raises `InputRefused` where there is one antenna only, too little, no common signal, or antennas that turn against
-    each other while they are measured.
+    Raises `InputRefused` where it is no IQ, of one antenna only or too short, where there is no common signal, and
+    where antennas turn against each other while they are measured.
     """
+    where = source.info.where
+    if not isinstance(source, IqFileSource):
+        raise InputRefused("is no recording of IQ", where=where, mend="SigMF or raw IQ of all antennas")
     tally = _Tally(where)
-    for message in messages:
-        if isinstance(message, IqBlock):
-            tally.add(message)
-            progress((message.first_sample + message.samples.shape[1]) / message.rate_hz)
+    for block in source:
+        if isinstance(block, IqBlock):
+            tally.add(block)
+            progress((block.first_sample + block.samples.shape[1]) / block.rate_hz)
     covariance, pieces = tally.finished()
-    offsets_hz = np.fft.fftshift(np.fft.fftfreq(_BINS)) * tally.rate_hz
-    used = np.flatnonzero(np.abs(offsets_hz) <= _EDGE * tally.rate_hz)
-    used = used[offsets_hz[used] != 0.0]  # a leaking carrier is no common signal
-    found: list[tuple[float, Complex, npt.NDArray[np.float64]]] = []
-    for band in np.array_split(used, bands):
-        if len(band):
-            gains, coherence = _principal(covariance[band].sum(axis=0))
-            if coherence.min() >= _COHERENT:
-                found.append((float(offsets_hz[band].mean()), gains, coherence))
-    if not found:
-        _, coherence = _principal(covariance[used].sum(axis=0))
-        worst = int(np.argmin(coherence))
-        raise InputRefused(
-            f"antennas 0 and {worst} did not receive one signal: coherence {coherence[worst]:.2f}",
-            where=where,
-            mend="feed all antennas through a splitter, with a signal that fills the band",
-        )
+    found = _in_bands(covariance, tally.rate_hz, bands, where)
     _check_steady(pieces, tally, where)
     return _calibration(found, tally, where)
+
+
+@dataclass(frozen=True, eq=False)
+class _Band:
+    """offset_hz: its middle, from the centre. gains [A] of the antennas, coherence [A] with antenna 0."""
+
+    offset_hz: float
+    gains: Complex
+    coherence: npt.NDArray[np.float64]
 
 
 class _Tally:
@@ -105,20 +100,22 @@ class _Tally:
         samples = np.concatenate([self._rest, block.samples], axis=1)
         count = samples.shape[1] // _BINS
         for begin in range(0, count, 1024):
-            self._segments(samples[:, begin * _BINS : min(begin + 1024, count) * _BINS])
+            self._take(samples[:, begin * _BINS : min(begin + 1024, count) * _BINS])
         self._rest = samples[:, count * _BINS :]
 
-    def _segments(self, samples: npt.NDArray[np.complexfloating]) -> None:
+    def _take(self, samples: npt.NDArray[np.complexfloating]) -> None:
         segments = samples.reshape(len(samples), -1, _BINS) * self._window
-        spectra = np.fft.fftshift(np.fft.fft(segments, axis=2), axes=2).transpose(1, 2, 0)
+        spectra = np.fft.fftshift(scipy.fft.fft(segments, axis=2), axes=2).transpose(1, 2, 0)
         by_bin = spectra.transpose(1, 2, 0)
         self._covariance += by_bin @ by_bin.conj().transpose(0, 2, 1)
         self.segments += len(spectra)
         middle = np.delete(spectra, _BINS // 2, axis=1)
         each = middle.transpose(0, 2, 1) @ middle.conj()
-        for one in each:
-            self._open += one
-            self._in_piece += 1
+        while len(each):
+            taken = each[: self.per_piece - self._in_piece]
+            self._open += taken.sum(axis=0)
+            self._in_piece += len(taken)
+            each = each[len(taken) :]
             if self._in_piece == self.per_piece:
                 self._close_piece()
 
@@ -141,12 +138,33 @@ class _Tally:
         return self._covariance, np.array(self._pieces)
 
 
+def _in_bands(covariance: Complex, rate_hz: float, bands: int, where: str) -> list[_Band]:
+    """What antennas make of the common signal in every band that has one; `InputRefused` where none has."""
+    offsets_hz = np.fft.fftshift(np.fft.fftfreq(_BINS)) * rate_hz
+    used = np.flatnonzero(np.abs(offsets_hz) <= _EDGE * rate_hz)
+    used = used[offsets_hz[used] != 0.0]  # a leaking carrier is no common signal
+    found = []
+    for band in np.array_split(used, bands):
+        gains, coherence = _principal(covariance[band].sum(axis=0))
+        if coherence.min() >= _COHERENT:
+            found.append(_Band(float(offsets_hz[band].mean()), gains, coherence))
+    if not found:
+        _, coherence = _principal(covariance[used].sum(axis=0))
+        worst = int(np.argmin(coherence))
+        raise InputRefused(
+            f"antennas 0 and {worst} did not receive one signal: coherence {coherence[worst]:.2f}",
+            where=where,
+            mend="feed all antennas through a splitter, with a signal that fills the band",
+        )
+    return found
+
+
 def _principal(covariance: Complex) -> tuple[Complex, npt.NDArray[np.float64]]:
     """What antennas make of their common signal [A], antenna 0 at phase 0, and their coherence with antenna 0 [A]."""
     power = np.maximum(np.diagonal(covariance).real, 1e-300)
     scale = np.sqrt(power)
     normal = covariance / np.outer(scale, scale)
-    coherence = np.abs(normal[:, 0])
+    coherence = np.minimum(np.abs(normal[:, 0]), 1.0)
     vector = np.linalg.eigh(normal)[1][:, -1] * scale
     vector *= np.exp(-1j * np.angle(vector[0])) / np.sqrt(np.mean(np.abs(vector) ** 2))
     return vector, coherence
@@ -157,7 +175,7 @@ def _check_steady(pieces: Complex, tally: _Tally, where: str) -> None:
     phases = np.unwrap(np.angle(pieces[:, 1:, 0]), axis=0)
     count = len(phases)
     times_s = np.arange(count) * tally.per_piece * _BINS / tally.rate_hz
-    (slope, level), residual = np.polyfit(times_s, phases, 1), 0.0
+    slope, level = np.polyfit(times_s, phases, 1)
     residual = np.sqrt(np.sum((phases - level - np.outer(times_s, slope)) ** 2, axis=0) / (count - 2))
     error = residual / np.sqrt(np.sum((times_s - times_s.mean()) ** 2))
     turned = np.abs(slope) * times_s[-1]
@@ -171,22 +189,19 @@ def _check_steady(pieces: Complex, tally: _Tally, where: str) -> None:
         )
 
 
-def _calibration(
-    found: list[tuple[float, Complex, npt.NDArray[np.float64]]], tally: _Tally, where: str
-) -> tuple[AntennaCalibration, dict[str, Any]]:
-    gains = np.array([one for _, one, _ in found])
-    coherence = np.array([one for _, _, one in found])
+def _calibration(found: list[_Band], tally: _Tally, where: str) -> tuple[AntennaCalibration, dict[str, Any]]:
+    gains, coherence = (np.array([getattr(one, name) for one in found]) for name in ("gains", "coherence"))
     per_band = tally.segments * _BINS / len(found)
     errors = np.sqrt(np.mean((1 - coherence**2) / (2 * coherence**2), axis=0) / per_band)
     levels_db, phases = 20 * np.log10(np.abs(gains)).T, np.unwrap(np.angle(gains), axis=0).T
-    offsets_hz = np.array([one for one, _, _ in found])
+    offsets_hz = np.array([one.offset_hz for one in found])
     several = len(found) > 1
     calibration = AntennaCalibration(
         format=SCHEMA,
         gains_db=_rows(levels_db, several, 4),
         phases_rad=_rows(phases, several, 6),
-        frequencies_hz=tuple(round(tally.center_hz + one, 1) for one in offsets_hz) if several else (),
-        center_hz=tally.center_hz,
+        frequencies_hz=tuple(round(float(tally.center_hz + one), 1) for one in offsets_hz) if several else (),
+        center_hz=float(tally.center_hz),
         phase_errors_rad=tuple(round(float(one), 6) for one in errors),
         made_from=where,
     )
