@@ -186,6 +186,34 @@ def test_check_reads_all_that_a_configuration_names(tmp_path: Path) -> None:
     assert invoke("check", str(path))[0] == 2, "a daemon without a source would not start"
 
 
+def test_antennas_are_calibrated_and_a_replay_uses_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    common = rng.normal(size=(40_000, 2)).view(np.complex128)
+    capture = sigmf(tmp_path, (common * [1.0, 0.5j]).astype("<c8").tobytes(), **{"core:num_channels": 2})
+    target = tmp_path / "antennas.json"
+    code, out, err = invoke("calibrate-antennas", *capture, str(target), "--bands", "1", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["phases_rad"] == pytest.approx([0.0, np.pi / 2], abs=1e-3)
+    assert json.loads(target.read_text())["gains_db"][0] > 0
+    code, _, err = invoke("calibrate-antennas", *capture, str(target))
+    assert code == 3
+    assert len(err.splitlines()) == 1
+    config = tmp_path / "run.toml"
+    config.write_text("[receiver]\nantenna_calibrations = ['antennas.json']\n")
+    code, out, _ = invoke("replay", *capture, "--config", str(config), "--json")
+    assert code == 0
+    assert json.loads(out)["antenna_phases"] == {"phases": "calibrated", "told_by": 0}
+    target.write_text('{"schema": "twinbeam.antennas/1", "gains_db": [0, 0, 0], "phases_rad": [0, 0, 0]}')
+    code, _, err = invoke("replay", *capture, "--config", str(config), "--json")
+    assert code == 2
+    assert "3 antennas" in err
+    target.write_text("{}")
+    code, _, err = invoke("replay", *capture, "--config", str(config), "--json")
+    assert code == 3
+    assert len(err.splitlines()) == 1
+
+
 def test_doctor_finds_and_mends() -> None:
     code, out, _ = invoke("doctor", "--json")
     findings = json.loads(out)["findings"]
@@ -196,7 +224,16 @@ def test_doctor_finds_and_mends() -> None:
 
 
 def test_every_command_has_help() -> None:
-    for arguments in ([], ["demo"], ["run"], ["replay"], ["check"], ["doctor"], ["twin", "build"]):
+    for arguments in (
+        [],
+        ["demo"],
+        ["run"],
+        ["replay"],
+        ["calibrate-antennas"],
+        ["check"],
+        ["doctor"],
+        ["twin", "build"],
+    ):
         code, out, _ = invoke(*arguments, "--help")
         assert code == 0
         assert "Usage" in out

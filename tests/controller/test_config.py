@@ -73,11 +73,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         "[site]\nbundle = 'hall/twin.h5'\n[source]\nuri = 'walk.sigmf-meta'\n[models]\ncsi_codecs = ['c.onnx']\n"
-        "[journal]\nfolder = 'runs'\n",
+        "[journal]\nfolder = 'runs'\n[receiver]\nantenna_calibrations = ['array.json']\n",
     )
     assert config.site.bundle == str(tmp_path / "hall" / "twin.h5")
     assert config.source.uri == str(tmp_path / "walk.sigmf-meta")
     assert config.models.csi_codecs == (str(tmp_path / "c.onnx"),)
+    assert config.receiver.antenna_calibrations == (str(tmp_path / "array.json"),)
     assert config.journal.folder == str(tmp_path / "runs")
 
 
