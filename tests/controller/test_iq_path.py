@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+import zmq
 
 from controller import iq_path
 from controller.config import Config, config_from
+from controller.daemon import Daemon
 from controller.iq_path import IqPath
+from ingest.clock import MonotonicClock
 from ingest.messages import ChannelFrame, IqBlock
 from ingest.nr.receiver import NrReceiver
+from ingest.sources import ZmqSource
+from tests.controller.test_daemon import daemon
 from tests.ingest.nr.signals import Ssb, block, capture
+from tests.ingest.test_zmq_stream import Sender, cell_pieces, iq_fault
 
 RATE_HZ, CENTER_HZ, RASTER_HZ = 15.36e6, 3502.8e6, 3501.12e6
 LENGTH = 15_360
@@ -146,3 +154,45 @@ def test_closing_does_not_wait_for_what_waits(
     path.close()
     assert len(frames) <= 1
     assert not any(thread.name == "estimate" for thread in threading.enumerate())
+
+
+def is_followed(run: Daemon) -> bool:
+    """Whether the daemon hears the one cell again and again."""
+    return any(cell.seen >= 4 for receiver in run._iq.receivers.values() for cell in receiver.cells)
+
+
+@pytest.mark.parametrize("kind", ["lost", "duplicated", "reordered", "truncated", "damaged", "restarted"])
+def test_faults_of_a_stream_are_counted_to_the_sample_by_the_daemon(kind: str, tmp_path: Path) -> None:
+    """A sender on the real wire, at the pace of its signal; the cell is followed after the fault."""
+    pieces = cell_pieces()
+    messages, _, rejected, gaps = iq_fault(kind, pieces)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sender = Sender(context, zmq.PUSH, f"ipc://{tmp_path}/radio")
+    source = ZmqSource(f"zmq+{sender.address}?socket=pull", MonotonicClock())
+    run, length = daemon(source), pieces[0].samples.shape[1]
+
+    def send() -> None:
+        for message in messages:
+            sender.send(message)
+            sleep(2e-3)
+        epoch, number = (1, 25) if kind == "restarted" else (0, 60)
+        until_s = monotonic() + PATIENCE_S
+        while not is_followed(run) and monotonic() < until_s:
+            piece, first = pieces[number % 60], number * length
+            sender.send(msgspec.structs.replace(piece, epoch=epoch, seq=number, first_sample=first))
+            number += 1
+            sleep(2e-3)
+        wait_for(lambda: not run._iq.queue._waiting)
+        source.close()
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    asyncio.run(run.run())
+    sending.join()
+    sender.close()
+    context.destroy(linger=0)
+    told = run.summary()
+    assert {name: count for name, count in told["drops"].items() if name != "superseded"} == rejected
+    assert (told.get("lost", 0), told.get("lost_samples", 0)) == (gaps, gaps * length)
+    assert "shed_samples" not in told
+    assert [cell["pci"] for cell in told["cells"]] == [321]
