@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -115,9 +115,11 @@ def replay(
     find_dmrs: Annotated[
         bool, typer.Option("--find-dmrs", help="Search IQ for DMRS with nothing told; seconds per millisecond.")
     ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="IQ is still being written; play until it rests.")] = False,
+    idle_s: Annotated[float, typer.Option(min=0.1, help="A followed file that rests for so long has ended.")] = 5.0,
     json: Json = False,
 ) -> None:
-    """Play recordings through receiver and controller."""
+    """Play recordings through receiver and controller. Ctrl-C ends it with a report of what was played."""
     with _told():
         from controller.config import config_from, load_config
         from controller.replay import Replay
@@ -126,9 +128,17 @@ def replay(
         settings = load_config(config) if config else config_from({}, where="defaults")
         results = []
         for name in files:
-            source = open_source(name, format_name=format, rate_hz=rate_hz, center_hz=center_hz)
-            with closing(source), _progress(name) as told:
-                results.append(Replay(source, settings, speed, told, find_dmrs).run())
+            source = open_source(
+                name, format_name=format, rate_hz=rate_hz, center_hz=center_hz, follow=follow, idle_s=idle_s
+            )
+            with closing(source), _progress(name, json) as told:
+                played = Replay(source, settings, speed, told, find_dmrs)
+                with _interrupted(played.stop):
+                    results.append(played.run())
+            if played.lateness is not None and (behind := played.lateness.fell_behind):
+                typer.echo(f"twinbeam: {name}: cannot keep up: {behind}", err=True)
+            if results[-1].get("stopped"):
+                break
         _print(results[0] if len(results) == 1 else {"files": results}, json)
 
 
@@ -277,9 +287,24 @@ def bench_ingest(
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Any]:
+def _interrupted(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C calls `stop`, the next one ends the command as ever."""
+
+    def once(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop()
+
+    before = signal.signal(signal.SIGINT, once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _progress(what: str, as_json: bool = False) -> Iterator[Any]:
     """A progress bar on stderr where a person watches, else nothing. Yields a function of done and total."""
-    if not sys.stderr.isatty():
+    if as_json or not sys.stderr.isatty():
         yield lambda done, total=None: None
         return
     from rich.console import Console

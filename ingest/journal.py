@@ -262,6 +262,8 @@ class JournalReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.truncated = False
+        self._file: IO[bytes] | None = None
+        self._bytes = 0
         self.metadata = self._read_metadata()
 
     def _read_metadata(self) -> dict[str, str]:
@@ -273,6 +275,11 @@ class JournalReader:
         if self.truncated:
             raise InputRefused("ends before its first message", where=str(self.path), mend="the run was cut off there")
         raise InputRefused("is an MCAP file but not a journal of twinbeam", where=str(self.path))
+
+    def progress(self) -> tuple[int, int]:
+        """Bytes read by now, and bytes of the file. The index behind the messages is never read."""
+        done = self._bytes if self._file is None or self._file.closed else self._file.tell()
+        return done, self._bytes
 
     def __iter__(self) -> Iterator[Message]:
         topics: dict[int, str] = {}
@@ -296,6 +303,7 @@ class JournalReader:
         """Raw MCAP records; a file that ends early is told by `truncated`, a damaged one is refused."""
         try:
             with self.path.open("rb") as file:
+                self._file, self._bytes = file, os.fstat(file.fileno()).st_size
                 self.truncated = yield from read_records(file, _MAX_CHUNK_BYTES)
         except OSError as error:
             raise InputRefused(f"cannot be read: {error.strerror}", where=str(self.path)) from None

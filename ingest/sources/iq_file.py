@@ -8,9 +8,9 @@ for `capture.dat`. They are read as coherent antennas of one capture.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,7 +53,8 @@ class IqFileSource(Source):
     """Yields an `IqBlock` for every `BLOCK_S` of what `reader` reads; blocks with NaN are rejected and counted.
 
     follow: the file is still being written. Blocks come as they fill up; when it has not grown for `idle_s`, what is
-    left comes as a shorter block, a cut last sample is counted as `truncated_end`, and the source ends.
+    left comes as a shorter block, a cut last sample is counted as `truncated_end`, and the source ends. renewed: what
+    the metadata says of segments when it was written anew, else None; segments told too late begin at the next block.
     """
 
     def __init__(
@@ -64,13 +65,15 @@ class IqFileSource(Source):
         *,
         follow: bool = False,
         idle_s: float = IDLE_S,
+        renewed: Callable[[], tuple[Segment, ...] | None] = lambda: None,
     ) -> None:
         super().__init__(info)
         assert info.rate_hz is not None
-        self.segments = segments
+        self.segments = self._told = segments
+        self.follow = follow
+        self._renewed = renewed
         self._reader = reader
         self._rate_hz = info.rate_hz
-        self._follow = follow
         self._idle_s = idle_s
         self._closed = threading.Event()
 
@@ -104,25 +107,44 @@ class IqFileSource(Source):
 
     def _places(self, length: int) -> Iterator[tuple[Segment, int, int]]:
         """Segment, first sample and number of samples of every block, as soon as the file has them."""
-        ends: list[int | None] = [segment.first_sample for segment in self.segments[1:]]
-        for segment, end in zip(self.segments, [*ends, None], strict=True):
-            start = segment.first_sample
-            while not self._closed.is_set():
-                whole = start + length if end is None else min(start + length, end)
-                if self._reader.samples < whole:
-                    self._wait_for(whole)
-                stop = min(whole, self._reader.samples)
-                if stop <= start:
-                    break
-                yield segment, start, stop - start
+        index, start = 0, self.segments[0].first_sample
+        while not self._closed.is_set():
+            whole = self._block_end(index, start + length)
+            if self._reader.samples < whole:
+                self._wait_for(whole)
+            if self.follow:
+                self._renew(index, start)
+            stop = min(self._block_end(index, start + length), self._reader.samples)
+            if stop > start:
+                yield self.segments[index], start, stop - start
                 start = stop
-        if self._follow and self._reader.partial_bytes:
+            elif index + 1 < len(self.segments):
+                index += 1
+                start = self.segments[index].first_sample
+            else:
+                break
+        if self.follow and self._reader.partial_bytes:
             self.rejected["truncated_end"] += 1
+
+    def _block_end(self, index: int, stop: int) -> int:
+        """Where a block ends that is to end at `stop`: no later than its segment."""
+        return min([stop, *(segment.first_sample for segment in self.segments[index + 1 : index + 2])])
+
+    def _renew(self, index: int, start: int) -> None:
+        """Take over what the metadata says by now of the segments that are still to come."""
+        told = self._renewed()
+        if told is None:
+            return
+        if told[: index + 1] != self._told[: index + 1]:
+            raise InputRefused("its metadata changed of samples that were read already", where=self.info.where)
+        later = (replace(each, first_sample=max(each.first_sample, start)) for each in told[index + 1 :])
+        self._told = told
+        self.segments = (*self.segments[: index + 1], *later)
 
     def _wait_for(self, samples: int) -> None:
         """Until the file has so many samples, or has not grown for `idle_s`."""
         waited_s = 0.0
-        while self._follow and waited_s < self._idle_s and not self._closed.is_set():
+        while self.follow and waited_s < self._idle_s and not self._closed.is_set():
             before = self._reader.samples
             if self._reader.refresh() >= samples:
                 return

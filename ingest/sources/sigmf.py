@@ -8,9 +8,12 @@ archive is read where it lies: nothing of it is unpacked.
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from ingest.errors import InputRefused
@@ -38,6 +41,17 @@ DATATYPES: dict[str, SampleFormat] = {
     "ci16_be": SampleFormat("ci16_be", ">i2", 32768.0),
     "ci32_be": SampleFormat("ci32_be", ">i4", 2.0**31),
 }
+_FIXED = (
+    "core:datatype",
+    "core:sample_rate",
+    "core:num_channels",
+    "core:offset",
+    "core:trailing_bytes",
+    "core:dataset",
+)
+"""What metadata may not say anew while its samples are read."""
+
+_POLL_S = 0.05
 _MAX_LOST_S = 1e9
 _MAX_NOTES = 100_000
 
@@ -66,7 +80,7 @@ def open_sigmf(path: Path, asked: Asked = Asked(), *, recording: str | None = No
     elif suffix == ".sigmf":
         recordings = read_archive(path)
     else:
-        recordings = (find_recording(path),)
+        recordings = (_begun(path, asked) if asked.follow else find_recording(path),)
     if recording is not None:
         named = tuple(each for each in recordings if each.name == recording)
         if not named:
@@ -77,6 +91,49 @@ def open_sigmf(path: Path, asked: Asked = Asked(), *, recording: str | None = No
     if channels:
         return OaiGridSource(path, channels)
     return _open_together(path, recordings, asked)
+
+
+def _begun(path: Path, asked: Asked) -> Recording:
+    """The recording that is being made, once its metadata is whole: as long as a followed file may rest."""
+    give_up = monotonic() + asked.idle_s
+    while True:
+        try:
+            return find_recording(path)
+        except InputRefused:
+            if monotonic() >= give_up:
+                raise
+            sleep(_POLL_S)
+
+
+class _Metadata:
+    """Follows the metadata of a recording that is being made."""
+
+    def __init__(self, recording: Recording, asked: Asked) -> None:
+        self._recording = recording
+        self._asked = asked
+        self._seen = self._mark()
+
+    def _mark(self) -> tuple[int, int]:
+        with suppress(OSError):
+            found = os.stat(self._recording.where)
+            return found.st_mtime_ns, found.st_size
+        return 0, 0
+
+    def segments(self) -> tuple[Segment, ...] | None:
+        """What it says of the samples if it was written anew, and is whole; None if not."""
+        mark = self._mark()
+        if mark == self._seen:
+            return None
+        try:
+            renewed = find_recording(Path(self._recording.where))
+        except InputRefused:
+            return None  # half-written
+        self._seen = mark
+        began, now = ([each.settings.get(name) for name in _FIXED] for each in (self._recording, renewed))
+        added = renewed.captures[len(self._recording.captures) :]
+        if began != now or any(capture.get("core:header_bytes") for capture in added):
+            raise InputRefused("its metadata changed while it was read", where=renewed.where)
+        return _timing(renewed, self._asked)[1]
 
 
 def _open_together(path: Path, recordings: tuple[Recording, ...], asked: Asked) -> Source:
@@ -102,7 +159,10 @@ def _open_together(path: Path, recordings: tuple[Recording, ...], asked: Asked) 
     where = str(path) if len(recordings) > 1 or first.region else str(first.data)
     start, notes = first.captures[0].get("core:datetime"), _annotations(first, segments)
     info = iq_info(f"sigmf/{form}", where, reader, rate_hz, segments, start=start, annotations=notes)
-    return IqFileSource(reader, segments, info, follow=asked.follow, idle_s=asked.idle_s)
+    if not asked.follow or len(recordings) > 1 or first.region:
+        return IqFileSource(reader, segments, info, follow=asked.follow, idle_s=asked.idle_s)
+    renewed = _Metadata(first, asked).segments
+    return IqFileSource(reader, segments, info, follow=True, idle_s=asked.idle_s, renewed=renewed)
 
 
 def _difference(one: Recording, other: Recording, same_timing: bool) -> str:
@@ -124,7 +184,8 @@ def _reader(recording: Recording, follow: bool) -> InterleavedFile:
         )
     offset = int(settings.get("core:offset", 0))
     places = [(int(each["core:sample_start"]), int(each.get("core:header_bytes", 0))) for each in recording.captures]
-    _check_sha512(recording, settings.get("core:sha512"))
+    if not follow:
+        _check_sha512(recording, settings.get("core:sha512"))
     return InterleavedFile(
         recording.data,
         DATATYPES[datatype],
