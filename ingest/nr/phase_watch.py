@@ -33,7 +33,9 @@ _STEADY_TURNS, _STEADY_ERROR = 300.0, 1e-3
 _AGREE, _CONTRADICT = 4.0, 6.0
 """Standard errors within which rates agree, and beyond which they contradict."""
 
-_LEAST_LAG_S = 1.9e-3
+_LEAST_LAG_S = 4.9e-3
+"""Looks at one signal follow each other no faster: they cost some 50 us."""
+
 _SHORTER = 0.75
 _LONGEST_GAP_S = 5.0
 _MOST_SIGNALS = 64
@@ -116,15 +118,18 @@ class PhaseWatch:
             self._judge(known)
 
     def symbols(self, key: Hashable, time_s: float, times_s: Real, received: Complex) -> None:
-        """Take in received [A, L, S]: what symbols at times_s [L] of a slot at time_s showed of a signal looked at."""
+        """Take in received [A, L, S]: what symbols at times_s [L] of a slot at time_s showed of a signal looked at.
+
+        The first and the last are compared.
+        """
         known = self._signals.get(key)
         if known is None or len(times_s) < 2 or len(known.look) != len(received) or known.steps.time_s != time_s:
             return
-        lag_s = float(np.ptp(times_s)) / (len(times_s) - 1)
+        lag_s = float(times_s[-1] - times_s[0])
         if known.within is None:
             known.within = RateSeries(lag_s, len(received))
-        looks = (received.transpose(1, 0, 2) @ received[self._reference].conj()[:, :, None])[..., 0]
-        product = _product(looks[:-1], looks[1:]).sum(axis=0)
+        early, late = (received[:, symbol] @ received[self._reference, symbol].conj() for symbol in (0, -1))
+        product = _product(np.asarray(early, np.complex128), np.asarray(late, np.complex128))
         if known.within.add(product, lag_s, known.steps.time_s) and known.between is None:
             self._judge(known)
 

@@ -66,9 +66,9 @@ def test_recorded_uplinks_by_the_symbol_that_is_known(number: int, known_db: flo
 def test_the_phone_at_its_limit_distorts_its_pilots(data: Path) -> None:
     """Why symbols 2 and 11 of the loud recording are 4 dB worse than symbol 7.
 
-    Their error lies on the pilots' own comb alone: 26 dB more than on the empty one between. So it repeats within the
-    symbol as the pilots do and is made of them; a memoryless power series of the sent waveform, spread over the band by
-    three terms each, explains nine tenths of it. It is worse where the sent symbol peaks higher.
+    Their error lies on the pilots' own comb alone: 20 to 26 dB more than on the empty one between. So it repeats within
+    the symbol as the pilots do and is made of them; a memoryless power series of the sent waveform, spread over the
+    band by three terms each, explains nine tenths of it. It is worse where the sent symbol peaks higher.
     """
     samples, found, channel = recorded(data, 12066)
     carrier = found.carrier(RECORDED_RATE_HZ)

@@ -184,3 +184,35 @@ def test_a_recorded_uplink_as_configured(data: Path) -> None:
     assert len(frames) == 1
     assert frames[0].snr_db == pytest.approx(32.0, abs=2.0)
     assert frames[0].cfr.shape == (1, 1, 6)
+
+
+def test_frames_are_stamped_by_their_slots() -> None:
+    frames = received(NrReceiver(settings([("ue", ue(17))])), blocks(frame_samples([ue(17)], 20.0), [30_000]))
+    assert np.diff([frame.t_ns for frame in frames]) == pytest.approx(0.5e6, abs=1e3)
+
+
+def test_antennas_on_two_clocks_are_told_by_a_user() -> None:
+    """The second antenna's clock is 400 Hz off: between looks 2 ms apart nearly a whole turn, which symbols resolve."""
+    samples, receiver, said = (
+        frame_samples([ue(17)], snr_db=20.0, antennas=2),
+        NrReceiver(settings([("ue", ue(17))])),
+        [],
+    )
+    for n in range(85):
+        first = n * samples.shape[1]
+        turned = samples.copy()
+        turned[1] *= np.exp(2j * np.pi * 400.0 / RATE_HZ * (first + np.arange(samples.shape[1])))
+        said += [frame.phases for frame in received(receiver, blocks(turned, [], first))]
+    assert said[0] == "uncalibrated"
+    assert said[-1] == "drifting"
+    summary = receiver.antennas.summary()
+    assert summary is not None
+    assert summary["rates_hz"] == pytest.approx([0.0, 400.0], abs=1.0)
+
+
+def test_antennas_on_one_clock_are_not_called_drifting() -> None:
+    samples, receiver = frame_samples([ue(17)], snr_db=20.0, antennas=2), NrReceiver(settings([("ue", ue(17))]))
+    for n in range(20):
+        for frame in received(receiver, blocks(samples, [], n * samples.shape[1])):
+            assert frame.phases == "uncalibrated"
+    assert receiver.antennas.summary() == {"phases": "uncalibrated", "told_by": 1}
