@@ -30,9 +30,9 @@ class CodecManifest(BaseModel):
     format: Literal["twinbeam.codec/1"] = Field(alias="schema")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:+-]{1,64}$")]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    codeword: Annotated[int, Field(ge=1)]
-    antennas: Annotated[int, Field(ge=1)]
-    tones: Annotated[int, Field(ge=1)]
+    codeword: Annotated[int, Field(ge=1, le=1 << 20)]
+    antennas: Annotated[int, Field(ge=1, le=1 << 16)]
+    tones: Annotated[int, Field(ge=1, le=1 << 16)]
     scale: Annotated[float, Field(gt=0)] = 1.0
     nmse_db: Annotated[float, Field(le=0, ge=-80)]
     data: str

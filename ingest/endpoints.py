@@ -84,6 +84,8 @@ def flag_of(options: Mapping[str, str], name: str, uri: str) -> bool:
 def check_endpoint(endpoint: Endpoint) -> None:
     """Refuse transports we do not speak, missing ports, and binding to other hosts without `remote`."""
     parts = _split(endpoint.address, endpoint.address)
+    if not endpoint.address.isprintable():  # zero bytes, and what came from bytes that were no UTF-8
+        raise UsageRefused("has characters that no address has", where=endpoint.address, mend="type it anew")
     if parts.scheme == "ipc":
         if not (parts.netloc + parts.path):
             raise UsageRefused("ipc needs a path", where=endpoint.address, mend="ipc:///run/twinbeam/in, say")

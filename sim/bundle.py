@@ -204,7 +204,8 @@ def _read(group: Any, name: str, *columns: int) -> npt.NDArray[Any]:
     stored = group[name]
     if stored.dtype != np.dtype(_STORED[name]) or stored.ndim != 1 + len(columns) or stored.shape[1:] != columns:
         raise ValueError(f"{name} is {stored.dtype} of shape {stored.shape}")
-    if stored.size > _MAX_NUMBERS:
+    # Deflate makes no more than 1032 bytes of one; of chunks that are not there, HDF5 makes any number.
+    if stored.size > _MAX_NUMBERS or stored.nbytes > max(1100 * stored.id.get_storage_size(), 1 << 20):
         raise ValueError(f"{name} holds {stored.size} numbers")
     return np.asarray(stored[()])
 

@@ -64,7 +64,7 @@ def signals_from(
             raise UsageRefused("a signal needs a name of at most 40 characters", where=place, mend='as name = "ue1"')
         if name in {known for known, _ in found}:
             raise UsageRefused(f"two signals are called {name!r}", where=place, mend="name each differently")
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise UsageRefused(f"unknown kind {kind!r}", where=place, mend=f"one of {', '.join(KINDS)}")
         options = {key: value for key, value in table.items() if key not in ("name", "kind")}
         signal = _signal(KINDS[kind], options, place)

@@ -108,7 +108,12 @@ def _segments(arrays: Arrays, center_hz: float, samples: int) -> tuple[Segment, 
         return tuple(segments)
     if len(shape) != 2 or shape[1] != 2 or shape[0] > _MAX_GAPS:
         raise arrays.refused(f"'gaps' of shape {shape}", "gaps [G, 2]: sample, missing samples before it")
-    for at, missing in arrays.read("gaps").astype(np.int64).tolist():
+    told = arrays.read("gaps")
+    if not _is_real(told) or not np.isfinite(told).all():
+        raise arrays.refused(f"'gaps' of type {told.dtype.name}", "finite whole numbers")
+    with np.errstate(invalid="ignore"):  # beyond 64 bits; what comes of it is no gap
+        pairs = told.astype(np.int64).tolist()
+    for at, missing in pairs:
         lost = segments[-1].lost_before + missing
         if not (segments[-1].first_sample <= at < samples and missing >= 1 and lost <= _MAX_LOST):
             raise arrays.refused(f"a gap of {missing} at sample {at}")

@@ -25,6 +25,9 @@ Result = TypeVar("Result")
 MAX_WHOLE_BYTES = 2 << 30
 """The largest array that is loaded whole."""
 
+_MAX_COMPRESSION, _ALWAYS_BYTES = 1100, 1 << 20
+"""Deflate makes no more than 1032 bytes of one. HDF5 makes any number of a data set whose chunks are not there."""
+
 
 class Arrays(ABC):
     """Arrays by name. All methods raise `InputRefused` for whatever is wrong with the file."""
@@ -113,6 +116,9 @@ class _Npz(Arrays):
         return found
 
     def _member(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo, file: IO[bytes]) -> _Member:
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # LZMA takes gigabytes for a dictionary where a damaged head says so; NumPy writes neither it nor bzip2.
+            raise self.refused(f"'{info.filename}' is packed in another way than NumPy does", "use np.savez")
         with archive.open(info) as member:
             version = np.lib.format.read_magic(member)
             read_header = (
@@ -201,6 +207,8 @@ class _Hdf5(Arrays):
         dataset = self._file[name] if isinstance(link, self._h5py.HardLink) else None
         if not isinstance(dataset, self._h5py.Dataset) or dataset.external or dataset.is_virtual:
             raise self.refused(f"'{name}' is no array of its own", "links and external data are not followed")
+        if dataset.nbytes > max(_MAX_COMPRESSION * dataset.id.get_storage_size(), _ALWAYS_BYTES):
+            raise self.refused(f"'{name}' of shape {dataset.shape} is not there, or not all", "write its numbers")
         return dataset
 
     def shape(self, name: str) -> tuple[int, ...] | None:

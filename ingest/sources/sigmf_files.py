@@ -166,8 +166,9 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         mend = "a recording is a .sigmf-meta and a .sigmf-data"
         raise InputRefused("is missing", where=str(path), mend=mend) from None
-    except OSError as error:
-        raise InputRefused(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        reason = (error.strerror if isinstance(error, OSError) else None) or "no file has such a name"
+        raise InputRefused(f"cannot be read: {reason}", where=str(path).encode("utf-8", "replace").decode()) from None
 
 
 def _parsed(content: bytes, where: str) -> Any:

@@ -7,6 +7,7 @@ A record is `uint64 length, uint32 crc of that, data, uint32 crc of the data`, l
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import IO
@@ -80,6 +81,7 @@ def masked_crc(data: bytes) -> int:
 
 def read_records(file: IO[bytes]) -> Iterator[bytes | Damaged]:
     """Every record's data, or why it is damaged; after a damage that is `lost` nothing more comes."""
+    size = os.fstat(file.fileno()).st_size
     while head := file.read(12):
         length, crc = struct.unpack("<QI", head) if len(head) == 12 else (0, -1)
         if len(head) < 12:
@@ -87,6 +89,9 @@ def read_records(file: IO[bytes]) -> Iterator[bytes | Damaged]:
             return
         if masked_crc(head[:8]) != crc or length > _MAX_RECORD_BYTES:
             yield Damaged("damaged", lost=True)
+            return
+        if length > size:  # `read` would take that much memory before it sees the end
+            yield Damaged("truncated_end", lost=True)
             return
         data, tail = file.read(length), file.read(4)
         if len(data) < length or len(tail) < 4:
