@@ -2,7 +2,7 @@
 #   make run ARGS="--blocks 500 --json"    set-up of the daemon, then the demo
 #   make test                              set-up of everything, then linters, types and the whole test suite
 #   make test-interop                      set-up of GNU Radio, UHD and TensorFlow, then the tests against them
-#   make fuzz ARGS="--executions 20000"    set-up of everything, then every parser on input nobody meant it to get
+#   make fuzz ARGS="--executions 10000"    set-up of everything, then every parser on input nobody meant it to get
 
 PYTHON ?= python3
 VENV := .venv

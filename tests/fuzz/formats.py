@@ -173,7 +173,7 @@ def change_npz(data: bytes, rng: Random) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for each, body in dict(members).items():
-            archive.writestr(each, body, rng.choice((0, 0, 0, 8, 12, 14)))
+            archive.writestr(zipfile.ZipInfo(each), body, rng.choice((0, 0, 0, 8, 12, 14)))
     return packed.getvalue()
 
 

@@ -13,7 +13,7 @@ import zmq
 from controller.assembly import pipeline_from_journal
 from controller.codec import OnnxDecoder
 from controller.config import RecordedConfig, load_config
-from ingest.endpoints import Endpoint, open_socket
+from ingest.endpoints import Endpoint, open_socket, parse_endpoint
 from ingest.sources import open_source
 from ingest.stream_uri import check_stream, is_stream, parse_gnuradio, parse_srsran
 from sim.bundle import load_bundle, save_bundle
@@ -47,7 +47,7 @@ _CONFIGURATION = {
 }
 
 
-def _written(name: str, read: Callable[[Path], object], seeds: list[bytes], mutate: Mutator) -> Target:
+def _written(name: str, read: Callable[[Path], object], seeds: list[bytes], mutate: Mutator, cost: int = 1) -> Target:
     """A target whose inputs are a file of that name."""
 
     def prepare(folder: Path) -> Ready:
@@ -59,7 +59,7 @@ def _written(name: str, read: Callable[[Path], object], seeds: list[bytes], muta
 
         return Ready(execute, seeds, mutate)
 
-    return Target(name, prepare)
+    return Target(name, prepare, cost)
 
 
 def _configurations() -> list[bytes]:
@@ -114,8 +114,8 @@ def _manifest(folder: Path) -> Ready:
 _WORDS = (
     "gnuradio+", "srsran+", "zmq+", "tcp://", "ipc://", "udp://", "127.0.0.1", "[::1]", "[", "]", ":", ":5555",
     ":99999", ":0", "?", "&", "=", "#", "@", "/", "*", "%00", "%", "rate_hz=", "center_hz=", "1e6", "nan", "inf",
-    "1e400", "block_ms=", "format=", "antennas=", "tags=1", "key=", "socket=pull", "bind=1", "remote=1", "port1=", "port3=7",
-    "\0", "é", "٣", "x" * 200, "9" * 30,
+    "1e400", "block_ms=", "format=", "antennas=", "tags=1", "key=", "socket=pull", "bind=1", "remote=1", "port1=",
+    "port3=7", "\0", "é", "٣", "x" * 200, "9" * 30,
 )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def _stream_uri(_: Path) -> Ready:
         elif uri.startswith("srsran+"):
             found = list(parse_srsran(uri, 1e6).addresses)
         else:
-            found = []
+            found = [parse_endpoint(uri).address]
         for address in found:
             if address.startswith(("ipc://", "tcp://127.0.0.1:", "tcp://[::1]:")):
                 open_socket(context, zmq.SUB, Endpoint(address, bind=False)).close()
@@ -145,7 +145,7 @@ def _stream_uri(_: Path) -> Ready:
         b"gnuradio+tcp://127.0.0.1:5555?rate_hz=46.08e6&center_hz=3.5e9&format=sc16&antennas=4&tags=1&key=a",
         b"srsran+tcp://127.0.0.1:2000?center_hz=1e9&rate_hz=1e6&port1=2001&port2=2002&block_ms=5",
     ]
-    return Ready(execute, seeds, with_words(*_WORDS))
+    return Ready(execute, seeds, with_words(*_WORDS), lambda: context.destroy(linger=0))
 
 
 def _options(folder: Path) -> Ready:
@@ -177,10 +177,10 @@ def _options(folder: Path) -> Ready:
 
 
 SETTINGS = [
-    _written("configuration.toml", load_config, _configurations(), change_toml),
+    _written("configuration.toml", load_config, _configurations(), change_toml, cost=4),
     Target("recorded configuration", _recorded),
     _written("site.toml", load_site, [(sites_folder() / "munich" / "site.toml").read_bytes()], change_toml),
-    Target("site bundle", _bundle),
+    Target("site bundle", _bundle, cost=10),
     Target("codec manifest", _manifest),
     Target("stream uri", _stream_uri),
     Target("file options", _options),

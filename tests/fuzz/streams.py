@@ -83,7 +83,7 @@ def _change_frames(data: bytes, rng: Random) -> bytes:
 
 
 def _messages() -> list[Message]:
-    """One of every kind of message but the decision, which never comes in."""
+    """One of every kind but the decision; the last one, a budget, is only ever read from a journal."""
     rng = np.random.default_rng(5)
     common = {"source": "fuzz", "epoch": 1, "seq": 4, "t_ns": 5}
     samples = complex_normal(rng, 2, 9).astype(np.complex64)
@@ -110,8 +110,8 @@ def _wire(_: Path) -> Ready:
             wire.decode(wire.encode(message))
         return len(messages)
 
-    each = [[bytes(part) for part in wire.encode(message)] for message in _messages()]
-    return Ready(execute, [packed([one]) for one in each] + [packed(each)], sometimes(_change_frames))
+    each = [[bytes(part) for part in wire.encode(message)] for message in _messages()[:-1]]
+    return Ready(execute, [packed([one]) for one in each] + [packed(each)], sometimes(_change_frames), source.close)
 
 
 def _record(_: Path) -> Ready:
@@ -141,7 +141,8 @@ def _gnuradio(options: str, messages: list[Frames]) -> Target:
                 wire.decode(wire.encode(block))
             return len(blocks)
 
-        return Ready(execute, [packed(messages)], sometimes(_change_tags if "tags=1" in options else _change_frames))
+        mutate = sometimes(_change_tags if "tags=1" in options else _change_frames)
+        return Ready(execute, [packed(messages)], mutate, opened.close)
 
     return Target(f"gnuradio {options.replace('&', ' ').strip()}".strip(), prepare)
 
@@ -212,7 +213,7 @@ def _srsran(_: Path) -> Ready:
         return len(blocks)
 
     answers = [[np.full(count, 1 + 1j, np.complex64).tobytes()] for count in (50, 20, 120, 150, 1, 1)]
-    return Ready(execute, [packed(answers)], sometimes(_change_frames))
+    return Ready(execute, [packed(answers)], sometimes(_change_frames), opened.close)
 
 
 _BARE = np.arange(64, dtype=np.complex64)

@@ -15,11 +15,15 @@ from tests.ingest.parsers import PARSERS, Read, seed
 
 @dataclass(frozen=True)
 class Ready:
-    """A target that can be run: `execute` gives something or raises, `seeds` are good inputs."""
+    """A target that can be run: `execute` gives something or raises, `seeds` are good inputs.
+
+    close: gives back what is open; sockets must be, a process that ends excepted.
+    """
 
     execute: Callable[[bytes], object]
     seeds: list[bytes]
     mutate: Mutator
+    close: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ _MADE: dict[str, Callable[[Path], Mutator]] = {
     "h5 channels": formats_made.hdf5,
     "journal": formats_made.journal,
 }
-_COSTS: dict[str, int] = {}
+_COSTS = {"h5 iq": 4, "h5 channels": 4, "oai metadata": 8, "sigmf metadata": 2, "sigmf collection": 2}
 
 
 def _file(name: str, read: Read) -> Target:
