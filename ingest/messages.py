@@ -92,7 +92,8 @@ class ChannelFrame(Message, frozen=True, kw_only=True, eq=False):
     tones_hz [S]: tone offsets from carrier_hz. cir [B, T]: taps of row 0, spaced tap_s; T = 0 where not computed.
     noise_power: variance of the error of one entry of cfr, in the units of |cfr|^2. block: the coherence block
     it was measured in. position_m, velocity_m_s: where the user says it is and how it moves, if it does.
-    delay_spread_s: RMS. doppler_hz: maximum Doppler shift. confidence: share of what was received that is no noise.
+    delay_spread_s: RMS. doppler_hz: maximum Doppler shift. k_factor_db: steady power over fading power (Rician K), -10
+    for any less. confidence: share of what was received that is no noise.
     phases: whether the antennas' mutual phases are calibrated; "drifting" where they run away from each other.
     """
 
@@ -115,6 +116,7 @@ class ChannelFrame(Message, frozen=True, kw_only=True, eq=False):
     tap_s: Positive | None = None
     delay_spread_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
     doppler_hz: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    k_factor_db: float | None = None
     confidence: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     phases: Literal["calibrated", "uncalibrated", "drifting"] | None = None
     position_m: Vector | None = None

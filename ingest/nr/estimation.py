@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.special import betaincinv
 
 from ingest.nr.delay_prior import DelayPrior, DelayWindow
+from ingest.nr.envelope import Envelope
 from ingest.nr.impulse import impulse_response
 from ingest.nr.lmmse import (
     CFO_MEASURED,
@@ -23,10 +24,12 @@ from ingest.nr.lmmse import (
     ERROR_POWER,
     NOISE,
     LmmseFilter,
+    SymbolCorrelation,
     build_filter,
     filter_slots,
-    line_powers,
+    line_moments,
     symbol_correlation,
+    symbols_to_times,
 )
 from ingest.nr.motion import Motion
 
@@ -62,7 +65,8 @@ class SlotEstimate(msgspec.Struct, frozen=True, eq=False):
     of cfr. ls [A, L, S]: received pilots over what port 0 sent; with one port the least-squares
     channel. noise_power: per resource element. snr_db [G]: per resource element. cfo_hz: carrier offset over all
     antennas, on top of what was taken out before. delay_s, delay_spread_s [G]: mean and RMS by the prior. doppler_hz:
-    maximum Doppler shift of a Clarke spectrum, None until it is known. confidence: share of the received energy that is
+    maximum Doppler shift of a Clarke spectrum, None until it is known. k_factor_db [G]: steady power over fading power,
+    None until enough fading was seen, -10 for any less. confidence: share of the received energy that is
     no noise, 0 to 1.
     """
 
@@ -76,6 +80,7 @@ class SlotEstimate(msgspec.Struct, frozen=True, eq=False):
     delay_s: Real
     delay_spread_s: Real
     doppler_hz: float | None
+    k_factor_db: Real | None
     confidence: float
 
 
@@ -91,6 +96,7 @@ class PortEstimator:
 
     tones_hz [S]: the pilots' offsets from the carrier. covers [G, S]: what each port sends relative to the first.
     times_s [L]: when the pilot symbols are sent, after the slot's start. outputs_hz [O]: tones to estimate.
+    within_s [X]: other times in the slot, for `within_spans`.
     Raises ValueError where the ports cannot be told apart within `window`.
     """
 
@@ -101,19 +107,24 @@ class PortEstimator:
         times_s: Real,
         outputs_hz: Real,
         window: DelayWindow,
+        within_s: Real | None = None,
     ) -> None:
         self.prior = DelayPrior(tones_hz, np.asarray(covers, np.complex128), window)
         self.outputs_hz = outputs_hz
         self.motion = Motion(float(np.ptp(times_s)))
         self._times_s = times_s - times_s.mean()
+        self._within_s = None if within_s is None else within_s - times_s.mean()
+        self._within: Complex64 | None = None
         self._subspace = np.ascontiguousarray(self.prior.subspace.conj().T, np.complex64)
         self._filter: LmmseFilter | None = None
         self._is_even = bool(np.allclose(np.diff(outputs_hz, 2), 0.0))
         self._slots = 0
         self._noise: float | None = None
         self._doppler_hz: float | None = None
+        self._envelope = Envelope(self.prior.ports)
+        self._k_factor_db: Real | None = None
         self._limits: dict[tuple[int, int], float] = {}
-        self._correlation = symbol_correlation(self._times_s, 0.0)
+        self._correlation: SymbolCorrelation | None = None
 
     def estimate(self, received: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
         """Estimate from received [n, A, L, S]: elements of n slots times the conjugate of what port 0 sent.
@@ -127,6 +138,22 @@ class PortEstimator:
             end = begin + min(len(received) - begin, 1 if self._is_learning else self._slots_to_learning)
             told += self._estimate_alike(received[begin:end], times_s[begin:end])
         return told
+
+    def within_spans(self, received: Complex64) -> Complex64 | None:
+        """The pilots' channel at within_s from one slot's received [A, L, S]; None before anything was learnt.
+
+        Shape [X, A, S].
+        """
+        if self._filter is None or self._within is None or self._within_s is None:
+            return None
+        antennas, symbols, pilots = received.shape
+        analysis = self._filter.analysis
+        modes = (analysis @ received.reshape(-1, pilots).T).reshape(-1, antennas, symbols)
+        turns = [np.exp(2j * np.pi * self.motion.cfo_hz * times_s) for times_s in (self._times_s, self._within_s)]
+        moved = self._within @ (modes * turns[0].conj().astype(np.complex64)).swapaxes(1, 2)
+        moved *= turns[1].astype(np.complex64)[:, None]
+        lines = moved.reshape(len(analysis), -1).T @ analysis.conj()
+        return np.asarray(lines.reshape(-1, antennas, pilots))
 
     @property
     def _is_learning(self) -> bool:
@@ -162,15 +189,15 @@ class PortEstimator:
 
     def _apply(self, received: Complex64, rows: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
         """Estimates of the slots up to the first that fails the test."""
-        found = self._filter
+        found, symbol = self._filter, self._correlation
         assert found is not None
+        assert symbol is not None
         slots, antennas, _, pilots = received.shape
         modes = found.analysis @ rows.reshape(-1, pilots).T
         count, ports = len(modes), self.prior.ports
-        self.motion.begin(count, antennas, found)
+        self.motion.begin(antennas, found.analysis)
         channel = np.empty((count, slots, antennas), np.complex64)
         told = np.empty((slots, ERROR_POWER + ports))
-        symbol = self._correlation
         passed = filter_slots(
             rows,
             modes,
@@ -188,6 +215,8 @@ class PortEstimator:
             times_s,
             self.motion.state,
             self.motion.before,
+            self.motion.products,
+            self.motion.powers,
             channel,
             told,
         )
@@ -196,15 +225,17 @@ class PortEstimator:
         self._slots += passed
         self._noise = float(told[passed - 1, NOISE])
         lines = found.synthesis @ channel[:, :passed].reshape(count, -1)
-        powers = line_powers(lines, ports, passed)
+        errors = told[:passed, ERROR_POWER:]
+        squares, fourths = line_moments(lines, ports, passed)
+        self._envelope.follow(squares, fourths, errors)
         cfr = np.ascontiguousarray(lines.reshape(ports, -1, passed, antennas).transpose(2, 0, 3, 1))
         taps = impulse_response(cfr) if self._is_even else np.zeros((*cfr.shape[:3], 0), np.complex64)
-        snr_db = 10 * np.log10((powers + told[:passed, ERROR_POWER:]) / told[:passed, NOISE, None])
+        snr_db = 10 * np.log10((squares.mean(axis=2) + errors) / told[:passed, NOISE, None])
         return [
             SlotEstimate(
                 cfr=cfr[slot],
                 taps=taps[slot],
-                error_power=told[slot, ERROR_POWER:],
+                error_power=errors[slot],
                 ls=received[slot],
                 noise_power=float(told[slot, NOISE]),
                 snr_db=snr_db[slot],
@@ -212,6 +243,7 @@ class PortEstimator:
                 delay_s=found.delay_s,
                 delay_spread_s=found.delay_spread_s,
                 doppler_hz=self._doppler_hz,
+                k_factor_db=self._k_factor_db,
                 confidence=float(told[slot, CONFIDENCE]),
             )
             for slot in range(passed)
@@ -272,9 +304,17 @@ class PortEstimator:
         prior = self.prior
         prior.observe(projected, noise_power)
         self._doppler_hz = self.motion.doppler_hz
+        self._k_factor_db = self._envelope.k_factor_db(self._doppler_hz, self.motion.lag_s)
         due = self._slots & (self._slots - 1) == 0 or self._slots % _REFIT_SLOTS == 0
         if due:
             prior.fit(_ROUNDS if self._slots < _REFIT_SLOTS else _LATER_ROUNDS)
-            self._correlation = symbol_correlation(self._times_s, self.motion.doppler_within_slot_hz)
         if due or self._filter is None or noise_power < 0.4 * self._filter.noise_power:
+            antennas = projected.shape[1] // len(self._times_s)
             self._filter = build_filter(prior, self.outputs_hz, noise_power)
+            self.motion.begin(antennas, self._filter.analysis)
+            motion = self.motion.modes(antennas, noise_power)
+            self._correlation = symbol_correlation(self._times_s, motion)
+            if self._within_s is not None:
+                self._within = symbols_to_times(
+                    self._correlation, self._times_s, self._within_s, motion, self._filter.variances / noise_power
+                )

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import j0
 
 from ingest.kernel import kernel
 from ingest.nr.delay_prior import DelayPrior
-from ingest.nr.motion import move
+from ingest.nr.motion import ModeMotion, move
 
 Complex64 = npt.NDArray[np.complex64]
+Complex128 = npt.NDArray[np.complex128]
 Real = npt.NDArray[np.float64]
 
 MODE_FLOOR = 0.1
@@ -77,22 +77,36 @@ def build_filter(prior: DelayPrior, outputs_hz: Real, noise_power: float) -> Lmm
 
 @dataclass(frozen=True, eq=False)
 class SymbolCorrelation:
-    """How the channel on a slot's pilot symbols belongs together, by a Clarke spectrum.
+    """How each mode on a slot's pilot symbols belongs together.
 
-    eigenvalues [L], eigenvectors [L, L] of the symbols' correlation matrix; middle [L]: correlation of the slot's
-    middle with the symbols, in the eigenvectors' coordinates.
+    eigenvalues [q, L], eigenvectors [q, L, L] of the symbols' correlation matrices; middle [q, L]: correlation of the
+    slot's middle with the symbols, in the eigenvectors' coordinates.
     """
 
     eigenvalues: Real
-    eigenvectors: Real
-    middle: Real
+    eigenvectors: Complex64
+    middle: Complex64
 
 
-def symbol_correlation(times_s: Real, doppler_hz: float) -> SymbolCorrelation:
-    """times_s [L]: when the symbols were, counted from the middle. doppler_hz: maximum Doppler shift."""
-    eigenvalues, eigenvectors = np.linalg.eigh(j0(2 * np.pi * doppler_hz * (times_s[:, None] - times_s)))
-    middle = eigenvectors.T @ j0(2 * np.pi * doppler_hz * times_s)
-    return SymbolCorrelation(np.maximum(eigenvalues, 0.0), np.ascontiguousarray(eigenvectors), middle)
+def symbol_correlation(times_s: Real, motion: ModeMotion) -> SymbolCorrelation:
+    """times_s [L]: when the symbols were, counted from the middle. motion: of the modes."""
+    eigenvalues, eigenvectors = np.linalg.eigh(motion.correlation(times_s[:, None] - times_s))
+    middle = (motion.correlation(-times_s)[:, None] @ eigenvectors)[:, 0]
+    return SymbolCorrelation(
+        np.maximum(eigenvalues, 0.0),
+        np.ascontiguousarray(eigenvectors, np.complex64),
+        np.ascontiguousarray(middle, np.complex64),
+    )
+
+
+def symbols_to_times(
+    symbols: SymbolCorrelation, times_s: Real, others_s: Real, motion: ModeMotion, snr: Real
+) -> Complex64:
+    """LMMSE weights [q, X, L] from a slot's symbols to other times others_s [X], for modes of `snr` [q] each."""
+    across = motion.correlation(others_s[:, None] - times_s)
+    gains = snr[:, None] / (snr[:, None] * symbols.eigenvalues + 1.0)
+    back = symbols.eigenvectors.conj().swapaxes(1, 2)
+    return np.asarray(across @ (symbols.eigenvectors * gains[:, None]) @ back, np.complex64)
 
 
 CONFIDENCE, NOISE, CFO_MEASURED, ERROR_POWER = range(4)
@@ -111,20 +125,22 @@ def filter_slots(
     shape_power: Real,
     left_out: Real,
     eigenvalues: Real,
-    eigenvectors: Real,
-    middle: Real,
+    eigenvectors: Complex64,
+    middle: Complex64,
     symbol_times_s: Real,
     times_s: Real,
     state: Real,
     before: Complex64,
+    products: Complex128,
+    mode_powers: Real,
     found: Complex64,
     told: Real,
 ) -> int:
     """Go through slots one after the other until one fails the test; how many passed.
 
     rows [n, A L, S]: pilots. modes [q, n A L]: the same in modes. Of white noise the strong modes hold more than
-    `least_share` of the energy only with the probability of a false alarm. state, before: of `motion`. Into found
-    [q, n, A] go the modes in the slots' middles, into told [n, 3 + G] the rest.
+    `least_share` of the energy only with the probability of a false alarm. state, before, products, mode_powers: of
+    `motion`. Into found [q, n, A] go the modes in the slots' middles, into told [n, 3 + G] the rest.
     """
     count = modes.shape[0]
     per_slot, pilots = rows.shape[1:]
@@ -151,7 +167,9 @@ def filter_slots(
         noise_power = max(energy - inside, 1e-9 * energy) / ((pilots - count) * per_slot)
         told[slot, CONFIDENCE] = max(0.0, 1.0 - pilots * per_slot * noise_power / energy)
         told[slot, NOISE] = noise_power
-        told[slot, CFO_MEASURED] = move(slot_modes, symbol_times_s, noise_power, times_s[slot], state, before)
+        told[slot, CFO_MEASURED] = move(
+            slot_modes, symbol_times_s, noise_power, times_s[slot], state, before, products, mode_powers
+        )
         power = max((inside / per_slot - count * noise_power) / total, 1e-3)
         scale = 1.0 if 1.0 / _MAX_SCALE < power < _MAX_SCALE else power
         weigh(slot_modes, variances, scale, noise_power, eigenvalues, eigenvectors, middle, found[:, slot], remaining)
@@ -179,42 +197,48 @@ def weigh(
     scale: float,
     noise_power: float,
     eigenvalues: Real,
-    eigenvectors: Real,
-    middle: Real,
+    eigenvectors: Complex64,
+    middle: Complex64,
     found: Complex64,
     remaining: Real,
 ) -> None:
     """Modes found [q, A] in the slot's middle from modes [q, A, L], and the prior variance [q] that remains of each.
 
-    Mode i has prior variance v_i and correlation R = E diag(d) E^T over the symbols, so its weights are
-    v_i r^T (v_i R + n I)^-1 = r^T E diag(v_i / (v_i d + n)) E^T.
+    Mode i has prior variance v_i and correlation R = E diag(d) E^H over the symbols, so its weights are
+    v_i r^T (v_i R + n I)^-1 = r^T E diag(v_i / (v_i d + n)) E^H for r^T the middle's with the symbols.
     """
     count, antennas, symbols = modes.shape
     for mode in range(count):
         variance = scale * variances[mode]
         for antenna in range(antennas):
             found[mode, antenna] = 0.0
-        for symbol in range(symbols):
-            weight = 0.0
-            for eigen in range(symbols):
-                gain = variance / (variance * eigenvalues[eigen] + noise_power)
-                weight += gain * middle[eigen] * eigenvectors[symbol, eigen]
-            for antenna in range(antennas):
-                found[mode, antenna] += np.float32(weight) * modes[mode, antenna, symbol]
         explained = 0.0
         for eigen in range(symbols):
-            explained += middle[eigen] ** 2 * variance / (variance * eigenvalues[eigen] + noise_power)
+            along = middle[mode, eigen]
+            gain = variance / (variance * eigenvalues[mode, eigen] + noise_power)
+            explained += gain * (along.real * along.real + along.imag * along.imag)
+            for symbol in range(symbols):
+                weight = np.float32(gain) * along * np.conj(eigenvectors[mode, symbol, eigen])
+                for antenna in range(antennas):
+                    found[mode, antenna] += weight * modes[mode, antenna, symbol]
         remaining[mode] = max(variance * (1.0 - explained), 0.0)
 
 
 @kernel
-def line_powers(lines: Complex64, ports: int, slots: int) -> Real:
-    """Mean squared magnitude per port and slot of lines [G * O, n * A]. Shape [n, G]."""
-    powers = np.zeros((slots, ports))
+def line_moments(lines: Complex64, ports: int, slots: int) -> tuple[Real, Real]:
+    """Means over the tones of |h|^2 and |h|^4 of lines [G * O, n * A]. Shapes [n, G, A]."""
     per_port = lines.shape[0] // ports
     antennas = lines.shape[1] // slots
+    squares = np.zeros((slots, ports, antennas))
+    fourths = np.zeros((slots, ports, antennas))
     for row in range(lines.shape[0]):
+        port = row // per_port
         for slot in range(slots):
-            powers[slot, row // per_port] += line_energy(lines[row, slot * antennas : (slot + 1) * antennas])
-    powers /= per_port * antennas
-    return powers
+            for antenna in range(antennas):
+                value = lines[row, slot * antennas + antenna]
+                square = float(value.real * value.real + value.imag * value.imag)
+                squares[slot, port, antenna] += square
+                fourths[slot, port, antenna] += square * square
+    squares /= per_port
+    fourths /= per_port
+    return squares, fourths

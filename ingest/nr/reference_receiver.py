@@ -117,6 +117,7 @@ class ReferenceReceiver:
                 cfo_hz=estimate.cfo_hz,
                 delay_spread_s=float(estimate.delay_spread_s[index]),
                 doppler_hz=estimate.doppler_hz,
+                k_factor_db=None if estimate.k_factor_db is None else float(estimate.k_factor_db[index]),
                 confidence=estimate.confidence,
                 phases=undone.phases,
                 cfr=undone.cfr[None],

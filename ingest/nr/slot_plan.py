@@ -33,8 +33,10 @@ class Stream:
 
     name: of the signal. ports [G]. picks [L]: indices into the plan's symbols. bins [S]: of the transform. coefficients
     [L, S]: what turns a bin into the received element over what port 0 sent, delays counted from the symbol's start.
-    time_cover [L]: what the symbols are weighted with before each `span` of them are averaged. key: the same for all
-    slots that one estimator follows.
+    span: of symbols over which the ports' cover over time, `cover` [L], is orthogonal to others'; that many are
+    averaged, to their middles at times_s [L / span] from symbol_times_s [L]. lead [S]: what port 0 sends over
+    frequency, relative to the group's first port; covers [G, S]: what each sends relative to port 0. key: the same for
+    all slots that one estimator follows; elements: for all streams that are told apart over time.
     """
 
     name: str
@@ -46,7 +48,11 @@ class Stream:
     tones_hz: npt.NDArray[np.float64]
     covers: npt.NDArray[np.complex128]
     times_s: npt.NDArray[np.float64]
+    symbol_times_s: npt.NDArray[np.float64]
+    cover: npt.NDArray[np.complex128]
+    lead: npt.NDArray[np.complex128]
     key: tuple[object, ...]
+    elements: tuple[object, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +124,7 @@ def _streams(
     bins = demodulator.bins(group.subcarriers)
     if residues is not None:
         bins = residues.index(int(bins[0] % 2)) * (demodulator.fft // 2) + bins // 2
+    elements = (name, group.ports, group.symbols, int(group.subcarriers[0]), len(group.subcarriers))
     streams = []
     for number, cover in enumerate(covers):
         members = np.flatnonzero(which.ravel() == number)
@@ -136,7 +143,11 @@ def _streams(
                 tones_hz=tones_hz,
                 covers=np.asarray(over_frequency[members] / lead, np.complex128),
                 times_s=times_s,
-                key=(name, ports, group.symbols, int(group.subcarriers[0]), len(group.subcarriers)),
+                symbol_times_s=starts_s,
+                cover=np.asarray(cover, np.complex128),
+                lead=np.asarray(lead, np.complex128),
+                key=(name, ports, *elements[2:]),
+                elements=elements,
             )
         )
     return streams
@@ -154,6 +165,11 @@ def _span(covers: npt.NDArray[np.complexfloating]) -> int:
             if np.allclose(products, span * np.eye(len(covers)), atol=1e-3):
                 return span
     raise ValueError("the covers over time are not orthogonal")
+
+
+def picked(spectrum: Complex64, stream: Stream) -> Complex64:
+    """What a slot's spectrum [A, U, N] holds of a stream. Shape [A, L / span, S]."""
+    return pick(spectrum, stream.picks, stream.bins, stream.coefficients, stream.span)
 
 
 @kernel

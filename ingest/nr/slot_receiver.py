@@ -16,7 +16,8 @@ import numpy.typing as npt
 from ingest.nr.delay_prior import DelayWindow
 from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator
-from ingest.nr.slot_plan import Reference, SlotPlan, Stream, pick, plan_slot
+from ingest.nr.slot_plan import Reference, SlotPlan, Stream, picked, plan_slot
+from ingest.nr.streams import estimate_streams, stream_estimator
 
 Complex64 = npt.NDArray[np.complex64]
 
@@ -110,22 +111,22 @@ class SlotReceiver:
         plans = [self._plan(slot) for slot in slots]
         starts = [self._frame_sample(slot) - first_sample for slot in slots]
         spectra = self._transform(samples, plans, starts)
-        streams: dict[tuple[object, ...], list[int]] = {}
+        families: dict[tuple[object, ...], list[int]] = {}
         for index, plan in enumerate(plans):
-            for stream in plan.streams:
-                streams.setdefault(stream.key, []).append(index)
+            for elements in dict.fromkeys(stream.elements for stream in plan.streams):
+                families.setdefault(elements, []).append(index)
         found: dict[tuple[int, tuple[object, ...]], SlotEstimate | Refusal] = {}
-        for key, members in streams.items():
-            parts = [next(stream for stream in plans[index].streams if stream.key == key) for index in members]
-            received = np.stack(
-                [
-                    pick(spectra[index], part.picks, part.bins, part.coefficients, part.span)
-                    for index, part in zip(members, parts, strict=True)
-                ]
-            )
+        for elements, members in families.items():
+            parts = [[part for part in plans[index].streams if part.elements == elements] for index in members]
+            received = [
+                np.stack([picked(spectra[index], each[number]) for index, each in zip(members, parts, strict=True)])
+                for number in range(len(parts[0]))
+            ]
             times_s = np.array([slots[index] * self.carrier.slot_s for index in members])
-            estimates = self._estimator(parts[0]).estimate(received, times_s)
-            found.update(zip([(index, key) for index in members], estimates, strict=True))
+            estimators = [self._estimator(stream) for stream in parts[0]]
+            told = estimate_streams(estimators, parts[0], received, times_s)
+            for stream, estimates in zip(parts[0], told, strict=True):
+                found.update(zip([(index, stream.key) for index in members], estimates, strict=True))
         for index, plan in enumerate(plans):
             for stream in plan.streams:
                 estimate = found[index, stream.key]
@@ -162,9 +163,7 @@ class SlotReceiver:
     def _estimator(self, stream: Stream) -> PortEstimator:
         if stream.key not in self._estimators:
             outputs_hz, window = output_tones_hz(stream, self.carrier), delay_window(self.carrier)
-            self._estimators[stream.key] = PortEstimator(
-                stream.tones_hz, stream.covers, stream.times_s, outputs_hz, window
-            )
+            self._estimators[stream.key] = stream_estimator(stream, outputs_hz, window)
         return self._estimators[stream.key]
 
     def _start_of(self, slot: int) -> int:

@@ -45,7 +45,7 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
         "ack": draw(st.booleans()),
         "rung": draw(st.sampled_from(["linear", "hold"])),
     }
-    for name, values in (("carrier_hz", POSITIVE), ("cfo_hz", FLOATS), ("tap_s", POSITIVE)):
+    for name, values in (("carrier_hz", POSITIVE), ("cfo_hz", FLOATS), ("k_factor_db", FLOATS), ("tap_s", POSITIVE)):
         fields[name] = draw(st.none() | values)
     for name, most in (("delay_spread_s", 1e300), ("doppler_hz", 1e300), ("confidence", 1.0)):
         fields[name] = draw(st.none() | st.floats(0.0, most))
