@@ -39,6 +39,8 @@ CASES = (
     Case("TDL-B", 300.0, antennas=2, length=2, speed_mps=3.0),
     Case("TDL-C", 100.0, antennas=8, ports=(0, 1, 2, 3), prbs=24, drops=4),
     Case("TDL-C", 100.0, antennas=4, ports=(0, 1, 4, 5), length=2, additional_positions=1, drops=2),
+    Case("TDL-B", 200.0, antennas=2, ports=(0, 1, 2), users=3, additional_positions=1),
+    Case("TDL-A", 100.0, antennas=4, ports=(0, 2, 4), users=3, length=2, additional_positions=1, speed_mps=30.0),
     Case("TDL-C", 200.0),
     Case("TDL-C", 200.0, prbs=106, antennas=2),
     Case("TDL-C", 200.0, antennas=4, additional_positions=2),
@@ -179,7 +181,7 @@ class Bench:
         whole[:, 0, :, list(link.symbols)] = grid.transpose(2, 0, 1, 3)
         noise = torch.tensor(link.boost * 10 ** (-snr_db / 10), dtype=torch.float32)
         for name, oracle in self._oracles.items():
-            found = oracle(torch.tensor(whole), noise)[0][:, 0, :, 0].numpy()  # [B, A, L, 14, S]
+            found = oracle(torch.tensor(whole), noise)[0][:, 0].flatten(2, 3).numpy()  # [B, A, L, 14, S]
             below, weight = link.middle_symbol
             middle = (1 - weight) * found[:, :, :, below] + weight * found[:, :, :, below + 1]
             tally.oracle[name] += list(np.sum(np.abs(middle - chunk.middle) ** 2, axis=(1, 2, 3)))
@@ -212,6 +214,7 @@ class Bench:
             "delay_spread_ns": case.delay_spread_ns,
             "prbs": case.prbs,
             "layers": case.layers,
+            "users": case.users,
             "antennas": case.antennas,
             "dmrs": case.dmrs,
             "speed_mps": case.speed_mps,

@@ -10,6 +10,7 @@ CASE_KEYS = {
     "delay_spread_ns": "RMS",
     "prbs": "of the allocation, at 30 kHz",
     "layers": "",
+    "users": "that send them",
     "antennas": "of the receiver",
     "dmrs": "configuration type, symbols per position x positions, ports",
     "speed_mps": "at 3.5 GHz",
@@ -44,7 +45,7 @@ SUMMARY_KEYS = {
 _COLUMNS = (
     ("channel", lambda row: f"{row['channel']} {row['delay_spread_ns']:.0f} ns"),
     ("PRBs", lambda row: str(row["prbs"])),
-    ("DMRS", lambda row: row["dmrs"]),
+    ("DMRS", lambda row: row["dmrs"] + (f", {row['users']} users" if row["users"] > 1 else "")),
     ("antennas", lambda row: str(row["antennas"])),
     ("m/s", lambda row: f"{row['speed_mps']:.0f}"),
     ("SNR", lambda row: f"{row['snr_db']}"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from ingest.nr.dmrs import PuschDmrs
 from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
 from ingest.nr.ofdm import SYMBOLS_PER_SLOT, Carrier, OfdmDemodulator
 from ingest.nr.pilots import PilotGroup
-from ingest.nr.slot_plan import SlotPlan, pick, plan_slot
+from ingest.nr.slot_plan import SlotPlan, picked, plan_slot
 from ingest.nr.slot_receiver import delay_window
+from ingest.nr.streams import estimate_streams, stream_estimator
 
 Complex = npt.NDArray[np.complexfloating]
 Real = npt.NDArray[np.float64]
@@ -44,7 +46,8 @@ _GRIDS = 4
 class Case:
     """One link. channel: TDL-A to -E or CDL-A to -E (38.901 clause 7.7). ports: DMRS ports of the layers.
 
-    drops: how often the run's slots begin anew with other phases; within a drop they follow each other in time.
+    users: transmitters that share the layers evenly; Sionna's send 1, 2 or 4 layers each. drops: how often the run's
+    slots begin anew with other phases; within a drop they follow each other in time.
     """
 
     channel: str
@@ -57,6 +60,7 @@ class Case:
     additional_positions: int = 0
     speed_mps: float = 10.0
     drops: int = 1
+    users: int = 1
     slot: int = 3
 
     @property
@@ -106,8 +110,8 @@ class Link:
         self.case = case
         self.carrier = Carrier(SCS_HZ, case.prbs, CARRIER_HZ)
         self.dmrs = self.configured()
-        fft = 1 << (self.carrier.subcarriers - 1).bit_length()
-        self.demodulator = OfdmDemodulator(self.carrier, fft * SCS_HZ, CARRIER_HZ)
+        rate_hz = SCS_HZ * (1 << (self.carrier.subcarriers - 1).bit_length())
+        self.demodulator = OfdmDemodulator(self.carrier, rate_hz, CARRIER_HZ)
         self.plan = self.planned(self.dmrs, case.slot)
         self.symbols = self.plan.symbols
         self.tones_hz = self.carrier.tones_hz(np.arange(self.carrier.subcarriers))
@@ -135,26 +139,27 @@ class Link:
         whole, share = divmod(float(np.mean(self.symbols)), 1.0)
         return int(whole), share
 
-    def pusch_config(self, slot: int | None = None) -> Any:
-        """Sionna's `PUSCHConfig` of the case."""
+    def pusch_config(self, slot: int | None = None, user: int = 0) -> Any:
+        """Sionna's `PUSCHConfig` of one of the case's users."""
         from sionna.phy.nr import CarrierConfig, PUSCHConfig, PUSCHDMRSConfig
 
         case = self.case
+        layers = case.layers // case.users
         dmrs = PUSCHDMRSConfig(
             config_type=case.config_type,
             length=case.length,
             additional_position=case.additional_positions,
-            dmrs_port_set=list(case.ports),
+            dmrs_port_set=list(case.ports[user * layers : (user + 1) * layers]),
             n_id=(N_ID, N_ID),
             num_cdm_groups_without_data=GROUPS_WITHOUT_DATA,
         )
-        number = case.slot if slot is None else slot
-        carrier = CarrierConfig(subcarrier_spacing=SCS_HZ / 1e3, n_size_grid=case.prbs, slot_number=number)
+        slot = case.slot if slot is None else slot
+        carrier = CarrierConfig(subcarrier_spacing=SCS_HZ / 1e3, n_size_grid=case.prbs, slot_number=slot)
         return PUSCHConfig(
             carrier_config=carrier,
             pusch_dmrs_config=dmrs,
-            num_layers=case.layers,
-            num_antenna_ports=case.layers,
+            num_layers=layers,
+            num_antenna_ports=layers,
             symbol_allocation=[0, SYMBOLS_PER_SLOT],
         )
 
@@ -162,13 +167,13 @@ class Link:
     def transmitter(self) -> Any:
         from sionna.phy.nr import PUSCHTransmitter
 
-        return PUSCHTransmitter(self.pusch_config())
+        return PUSCHTransmitter([self.pusch_config(user=user) for user in range(self.case.users)])
 
     @cached_property
     def sent(self) -> Complex:
         """Grids that Sionna sends. Shape [slots, layers, 14, S]."""
         grids, _ = self.transmitter(_GRIDS)
-        return np.asarray(grids[:, 0].numpy())
+        return np.asarray(grids.flatten(1, 2).numpy())
 
     @cached_property
     def model(self) -> Any:
@@ -187,22 +192,19 @@ class Link:
                 num_tx_ant=case.layers,
                 los_angle_of_arrival=_SPECULAR_RAD,
             )
-        arrays = [
-            AntennaArray(
-                num_rows=1,
-                num_cols=count,
-                polarization="single",
-                polarization_type="V",
-                antenna_pattern="omni",
-                carrier_frequency=CARRIER_HZ,
-            )
-            for count in (case.layers, case.antennas)
-        ]
+        array = partial(
+            AntennaArray,
+            num_rows=1,
+            polarization="single",
+            polarization_type="V",
+            antenna_pattern="omni",
+            carrier_frequency=CARRIER_HZ,
+        )
         return CDL(
             letter,
             case.delay_spread_ns * 1e-9,
             CARRIER_HZ,
-            *arrays,
+            *(array(num_cols=count) for count in (case.layers, case.antennas)),
             direction="uplink",
             min_speed=case.speed_mps,
             max_speed=case.speed_mps,
@@ -217,8 +219,8 @@ class Link:
             specular = np.zeros(len(powers))
             if model.los:
                 specular[0] = float(model.mean_power_los)
-            shift_hz = self.case.doppler_hz * np.cos(_SPECULAR_RAD)
-            return Profile(model.delays.numpy().astype(float), powers - specular, specular, shift_hz)
+            line_hz = self.case.doppler_hz * np.cos(_SPECULAR_RAD)
+            return Profile(model.delays.numpy().astype(float), powers - specular, specular, line_hz)
         _, tau = model(1, 1, 1e3)
         powers = model._powers.numpy().astype(float)
         return Profile(tau.numpy().reshape(-1).astype(float), powers, np.zeros(len(powers)), 0.0)
@@ -237,9 +239,8 @@ class Link:
             begin = drop * per_drop
             count = min(per_drop, slots - begin)
             a, tau = self.model(1, count * SYMBOLS_PER_SLOT, SYMBOLS_PER_SLOT / self.carrier.slot_s)
-            a = a.reshape(*a.shape[:-1], count, SYMBOLS_PER_SLOT)
             for first in range(0, count, CHUNK):
-                part = a[..., first : first + CHUNK, :]
+                part = a.reshape(*a.shape[:-1], count, SYMBOLS_PER_SLOT)[..., first : first + CHUNK, :]
                 picked = torch.stack(
                     [part[..., symbol] for symbol in self.symbols]
                     + [(1 - weight) * part[..., below] + weight * part[..., below + 1]],
@@ -254,10 +255,7 @@ class Link:
     def estimators(self) -> list[PortEstimator]:
         """One per stream of the plan, as `SlotReceiver` makes them, but for all subcarriers."""
         window = delay_window(self.carrier)
-        return [
-            PortEstimator(stream.tones_hz, stream.covers, stream.times_s, self.tones_hz, window)
-            for stream in self.plan.streams
-        ]
+        return [stream_estimator(stream, self.tones_hz, window) for stream in self.plan.streams]
 
     @cached_property
     def _elements(self) -> Complex:
@@ -282,10 +280,12 @@ class Link:
         plan: what is looked for, where that is another thing than what was sent.
         """
         spectra = [self.spectrum(grid) for grid in grids]
-        found = []
-        for stream, estimator in zip((plan or self.plan).streams, estimators, strict=True):
-            rows = [pick(each, stream.picks, stream.bins, stream.coefficients, stream.span) for each in spectra]
-            found.append(estimator.estimate(np.stack(rows), times_s))
+        found: list[list[SlotEstimate | Refusal]] = []
+        pairs = zip((plan or self.plan).streams, estimators, strict=True)
+        for _, family in groupby(pairs, key=lambda pair: pair[0].elements):
+            streams, followers = zip(*family, strict=True)
+            rows = [np.stack([picked(each, stream) for each in spectra]) for stream in streams]
+            found += estimate_streams(followers, streams, rows, times_s)
         return found
 
     def genies(self, noise_power: float, outputs_hz: Real) -> list[Genie]:

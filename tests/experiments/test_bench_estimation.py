@@ -108,6 +108,25 @@ def test_lmmse_is_near_the_genie_and_far_from_interpolation(rows: list[dict[str,
 
 
 @needs_sionna
+@pytest.mark.parametrize("moving", ["time covers", "line of sight", "three users"])
+def test_what_moves_within_a_slot_costs_little_at_high_snr(moving: str) -> None:
+    from experiments.bench_estimation import Bench
+    from experiments.pusch_link import Case
+
+    case = {
+        "time covers": Case("TDL-C", 100.0, antennas=4, ports=(0, 1, 4, 5), prbs=24, length=2, additional_positions=1),
+        "line of sight": Case("TDL-D", 100.0, antennas=2, additional_positions=1),
+        "three users": Case("TDL-B", 200.0, antennas=2, ports=(0, 1, 2), users=3, prbs=24, additional_positions=1),
+    }[moving]
+    (row,) = Bench(case, (30,), 5).run(300, 200, lambda done: None)
+    assert row["users"] == case.users
+    assert row["refused"] == 0.0
+    assert abs(row["ls_nmse_db"] - row["sionna_ls_nmse_db"]) < 1e-3
+    assert row["gap_db"] < 1.0
+    assert abs(row["error_power_db"]) < 2.0
+
+
+@needs_sionna
 def test_samples_by_sionna_come_through_the_slot_receiver() -> None:
     from experiments.estimation_checks import chain
 
