@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.cells import cell_summary, reference_summaries
 from controller.config import Config
 from controller.emit import DecisionPublisher
 from controller.iq_path import IqPath
@@ -301,21 +300,9 @@ class Daemon:
             "stages_ms": self.session.stages.summary_ms(),
             "drops": dict(self.drops()),
         }
-        counts = {
-            "lost": self.source.gaps,
-            "lost_samples": self._iq.queue.missing_samples,
-            "shed_samples": self._iq.queue.shed_samples,
-        }
-        found.update({name: count for name, count in counts.items() if count})
-        if receivers := self._iq.receivers:
-            found["cells"] = [cell_summary(cell) for receiver in receivers.values() for cell in receiver.cells]
-        references = {
-            radio: reference_summaries(receiver.references)
-            for radio, receiver in receivers.items()
-            if receiver.references is not None
-        }
-        if references:
-            found["references"] = references
+        if self.source.gaps:
+            found["lost"] = self.source.gaps
+        found.update(self._iq.summary())
         if journal is not None:
             found["journal"] = str(journal.path)
             if journal.fault:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import Any
 
 import msgspec
 
+from controller.cells import cell_summary, reference_summaries
 from controller.coherence import CoherenceBlocks
 from controller.config import Config
 from controller.log import logger
@@ -43,10 +45,12 @@ class IqPath:
         self.too_many_radios = 0
         self._live = live
         self._settings = config.receiver.settings()
+        self._calibrations = config.receiver.calibrations()
         self._put, self._failed = put, failed
         self._blocks = CoherenceBlocks(config.block.period_s)
         self._receivers: dict[str, NrReceiver] = {}
         self._thread: threading.Thread | None = None
+        self._phases: dict[str, tuple[bool, int]] = {}
         self._told: tuple[float, float] = (-_TELL_S, 0.0)
 
     @property
@@ -60,7 +64,7 @@ class IqPath:
             if len(self._receivers) >= _MAX_RADIOS:
                 self.too_many_radios += 1
                 return
-            self._receivers[block.source] = NrReceiver(self._settings, live=self._live)
+            self._receivers[block.source] = NrReceiver(self._settings, live=self._live, calibrations=self._calibrations)
         if self._thread is None:
             self._thread = threading.Thread(target=self._estimate, name="estimate", daemon=True)
             self._thread.start()
@@ -79,7 +83,13 @@ class IqPath:
             self._thread.join(timeout=_JOIN_S)
 
     def tell(self) -> None:
-        """Log that IQ was shed, if any was since this was last told; every few seconds at most."""
+        """Log what is new: IQ that was shed, every few seconds at most, and antennas whose phases drift or jump."""
+        for radio, receiver in self.receivers.items():
+            watch = receiver.antennas.watch
+            state = (watch.rates_hz is not None, len(watch.jumps))
+            if state != self._phases.get(radio, (False, 0)):
+                self._phases[radio] = state
+                logger().warning("the phases between antennas", radio=radio, **(receiver.antennas.summary() or {}))
         now_s, shed_s = monotonic(), self.queue.shed_s
         told_s, told_shed_s = self._told
         if shed_s > told_shed_s and now_s - told_s >= _TELL_S:
@@ -90,6 +100,21 @@ class IqPath:
                 mend="fewer antennas, a lower rate, fewer signals, or sc16 on the wire",
             )
             self._told = now_s, shed_s
+
+    def summary(self) -> dict[str, Any]:
+        """What came of the IQ, in the fields of CLI-JSON; nothing where none came."""
+        if not (receivers := self.receivers):
+            return {}
+        counts = {"lost_samples": self.queue.missing_samples, "shed_samples": self.queue.shed_samples}
+        found: dict[str, Any] = {name: count for name, count in counts.items() if count}
+        found["cells"] = [cell_summary(cell) for receiver in receivers.values() for cell in receiver.cells]
+        by_radio: dict[str, dict[str, Any]] = {"references": {}, "antenna_phases": {}}
+        for radio, receiver in receivers.items():
+            if receiver.references is not None:
+                by_radio["references"][radio] = reference_summaries(receiver.references)
+            if (phases := receiver.antennas.summary()) is not None:
+                by_radio["antenna_phases"][radio] = phases
+        return found | {name: told for name, told in by_radio.items() if told}
 
     def _estimate(self) -> None:
         try:
