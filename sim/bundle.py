@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ _SEAL_BYTES = len(_seal_line("0" * 64))
 
 def _unsealed(path: Path) -> str:
     """sha256 of the whole file; `ValueError` when its seal does not hold."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a journal may name anything; devices never end
+        raise ValueError("not a regular file")
     body = hashlib.sha256()
     with path.open("rb") as file:
         left = file.seek(0, os.SEEK_END) - _SEAL_BYTES

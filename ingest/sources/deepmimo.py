@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ingest.errors import InputRefused
+from ingest.errors import InputRefused, UsageRefused
 from ingest.messages import ChannelFrame, no_array
 from ingest.sources.base import Source, SourceInfo
 from ingest.sources.mat_file import read_mat
@@ -32,6 +32,12 @@ _ROWS = 8
 _BOLTZMANN = 1.380649e-23
 _KELVIN = 290.0
 _MAX_PATHS = 10_000
+_MAX_ENTRIES = 1 << 21
+"""Antennas times subcarriers of one channel: as many as a message holds."""
+
+_MAX_PRODUCTS = 1 << 22
+"""Paths times antennas or subcarriers of one user: some hundred megabytes while they are added up."""
+
 _USER_NS = 1_000_000
 Matrix = npt.NDArray[np.float64]
 
@@ -114,6 +120,9 @@ class DeepMimoSource(Source):
         options.done()
         if not self._ofdm.tones.size:
             raise InputRefused("selected names no subcarrier", where=str(path))
+        if horizontal * vertical * tones.size > _MAX_ENTRIES:
+            what = f"{horizontal * vertical} antennas times {tones.size} subcarriers are over {_MAX_ENTRIES}"
+            raise UsageRefused(what, where=str(path), mend="select fewer subcarriers, as selected=0:512:16")
         self._paths, self._places = _load(path)
         carrier_hz, transmit_dbm = _scenario(path)
         self._carrier_hz = told_hz or carrier_hz
@@ -128,6 +137,9 @@ class DeepMimoSource(Source):
             paths = _matrix(self._paths[user])
             if paths is None:
                 self.rejected["damaged"] += 1
+                continue
+            if paths.shape[1] * max(self.info.antennas or 0, self._ofdm.tones.size) > _MAX_PRODUCTS:
+                self.rejected["too_many_paths"] += 1
                 continue
             cfr = channel(paths, self._array, self._ofdm, self._gain_db).astype(np.complex64)
             if not cfr.any() or not np.isfinite(cfr).all():

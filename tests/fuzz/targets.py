@@ -69,9 +69,19 @@ def _file(name: str, read: Read) -> Target:
             return read(path)
 
         mutate = _MADE[name](path) if name in _MADE else _MUTATORS.get(name, damage)
-        return Ready(execute, [good], mutate)
+        seeds = _of_every_format(folder) if name == "any contents" else [good]
+        return Ready(execute, seeds, mutate)
 
     return Target(name, prepare, _COSTS.get(name, 1))
+
+
+def _of_every_format(folder: Path) -> list[bytes]:
+    """A good file of every format that its first bytes tell."""
+    seeds = []
+    for name in ("intel5300", "atheros", "picoscenes", "npz channels", "mat iq", "journal"):
+        (folder / name).mkdir()
+        seeds.append(seed(name, folder / name).read_bytes())
+    return seeds
 
 
 def all_targets() -> list[Target]:

@@ -15,14 +15,16 @@ import h5py
 import numpy as np
 import pytest
 
+from controller.assembly import pipeline_from_journal
 from controller.codec import OnnxDecoder
-from controller.config import load_config
+from controller.config import RecordedConfig, load_config
 from ingest.errors import InputRefused, TwinbeamError, UsageRefused
 from ingest.sources import open_source
 from ingest.sources.tfrecord import Damaged, masked_crc, read_records
 from sim.bundle import load_bundle, save_bundle, seal
 from tests.controller.test_codec import CODEWORD, linear_model, shipped
 from tests.ingest.test_sources_arrays import as_h5
+from tests.ingest.test_sources_deepmimo import random_paths, scenario
 from tests.sim.hand_made import random_bundle
 
 IQ = {"iq": np.ones((2, 40), np.complex64), "rate_hz": 1e6, "center_hz": 1e9}
@@ -83,6 +85,12 @@ def test_a_bundle_of_numbers_that_are_not_in_the_file(tmp_path: Path) -> None:
     refused(lambda: load_bundle(path), "holds 300000000 numbers")
 
 
+@pytest.mark.parametrize("place", ["/dev/zero", "/dev/null"])
+def test_a_journal_that_names_a_device_as_its_bundle(place: str) -> None:
+    config = RecordedConfig.model_validate({"site": {"bundle": place}}).model_dump_json()
+    refused(lambda: pipeline_from_journal({"config": config}, "journal"), "not a regular file")
+
+
 @pytest.mark.parametrize("gaps", [np.array([[b"x", b"y"]]), np.array([[np.nan, 1.0]]), np.array([[1j, 2]])])
 def test_gaps_that_are_no_numbers(gaps: Any, tmp_path: Path) -> None:
     refused(lambda: open_source(str(as_h5(tmp_path, IQ | {"gaps": gaps}))), "'gaps' of type")
@@ -106,6 +114,20 @@ def test_a_signal_of_a_kind_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('receiver = {references = [{name = "a", kind = []}]}\n')
     refused(lambda: load_config(path), "unknown kind", UsageRefused)
+
+
+def test_channels_that_are_asked_for_too_large(tmp_path: Path) -> None:
+    path = scenario(tmp_path, [random_paths(np.random.default_rng(1), 2)])
+    asked = f"{path}?shape=1024x1024&subcarriers=65536&selected=0:"
+    refused(lambda: open_source(asked), "times 65536 subcarriers are over", UsageRefused)
+
+
+def test_a_user_of_more_paths_than_can_be_added_up(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    path = scenario(tmp_path, [random_paths(rng, 9_000), random_paths(rng, 2)])
+    source = open_source(f"{path}?shape=64x64")
+    assert [frame.seq for frame in source] == [0]
+    assert source.rejected == {"too_many_paths": 1}
 
 
 @pytest.mark.parametrize("uri", ["zmq+ipc:///run/a\udc80", "zmq+ipc:///run/a\0b?bind=1", "srsran+ipc://\udcff"])

@@ -7,6 +7,7 @@ library. What failed lies in its folder as `failed-*`; libFuzzer calls its own `
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import hashlib
 import importlib
@@ -91,7 +92,9 @@ def main() -> None:
     for seed in ready.seeds:  # loads and compiles what is needed before memory is counted
         judged(ready.execute, seed)
     if asked.input:
-        print("taken" if judged(ready.execute, asked.input.read_bytes()) else "refused")
+        limit_memory()
+        with contextlib.closing(ready):
+            print("taken" if judged(ready.execute, asked.input.read_bytes()) else "refused")
         return
     if asked.blind:
         limit_memory()
