@@ -107,11 +107,11 @@ class IqFileSource(Source):
 
     def _places(self, length: int) -> Iterator[tuple[Segment, int, int]]:
         """Segment, first sample and number of samples of every block, as soon as the file has them."""
-        index, start = 0, self.segments[0].first_sample
+        index, start, rested = 0, self.segments[0].first_sample, False
         while not self._closed.is_set():
             whole = self._block_end(index, start + length)
-            if self._reader.samples < whole:
-                self._wait_for(whole)
+            if self._reader.samples < whole and not rested:
+                rested = not self._wait_for(whole)
             if self.follow:
                 self._renew(index, start)
             stop = min(self._block_end(index, start + length), self._reader.samples)
@@ -141,15 +141,16 @@ class IqFileSource(Source):
         self._told = told
         self.segments = (*self.segments[: index + 1], *later)
 
-    def _wait_for(self, samples: int) -> None:
-        """Until the file has so many samples, or has not grown for `idle_s`."""
+    def _wait_for(self, samples: int) -> bool:
+        """Until the file has so many samples, which is true then, or has not grown for `idle_s`."""
         waited_s = 0.0
         while self.follow and waited_s < self._idle_s and not self._closed.is_set():
             before = self._reader.samples
             if self._reader.refresh() >= samples:
-                return
+                return True
             waited_s = 0.0 if self._reader.samples > before else waited_s + _POLL_S
             self._closed.wait(_POLL_S)
+        return False
 
     def close(self) -> None:
         self._closed.set()

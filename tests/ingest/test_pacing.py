@@ -85,6 +85,18 @@ def test_late_messages_go_out_at_once_and_the_rest_on_time() -> None:
     assert sleeper.waits_s == pytest.approx([0, 0, 0, 0.015])
 
 
+def test_who_asks_is_told_how_late_each_message_is() -> None:
+    clock = ManualClock(3 * MS)
+    late: list[tuple[int, int]] = []
+    paced = at_their_time(
+        recorded(50 * MS, 60 * MS, 70 * MS, 90 * MS), clock, Sleeper(clock), told=lambda *one: late.append(one)
+    )
+    for message in paced:
+        if message.seq == 0:
+            clock.advance_to(28 * MS)
+    assert late == [(0, 0), (15 * MS, 10 * MS), (5 * MS, 20 * MS), (0, 40 * MS)]
+
+
 def test_time_begins_with_the_first_message() -> None:
     """Opening a source may take long; that time is not made up for."""
     clock = ManualClock(0)

@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 import tarfile
+import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 from sigmf import SigMFCollection, SigMFFile
 
 from ingest.errors import InputRefused, TwinbeamError, UsageRefused
+from ingest.messages import IqBlock
 from ingest.sources import open_source
 from ingest.sources.base import Annotation
 from tests.ingest.test_sources_sigmf import BLOCK, blocks, capture, metadata, recording
@@ -266,6 +269,80 @@ def test_a_recording_that_grows_is_followed(tmp_path: Path) -> None:
         np.ones(5, "<c8").tofile(file)
     source = open_source(str(path), follow=True, idle_s=0.2)
     assert [block.samples.shape for block in blocks(source)] == [(1, 5)]
+
+
+def later(path: Path, *contents: str) -> threading.Thread:
+    """Writes the file anew with each of `contents`, from a thread of its own."""
+
+    def write() -> None:
+        for content in contents:
+            time.sleep(0.1)
+            path.write_text(content)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    return thread
+
+
+def followed(path: Path, *contents: str) -> list[tuple[int, int, float]]:
+    """First sample, number of samples and centre frequency of the blocks of a recording that is being made, whose
+    metadata becomes each of `contents` once the first block was read."""
+    source = iter(open_source(str(path), follow=True, idle_s=1.5))
+    found = [next(source)]
+    writer = later(path, *contents)
+    found += list(source)
+    writer.join()
+    return [(one.first_sample, one.samples.shape[1], one.center_hz) for one in found if isinstance(one, IqBlock)]
+
+
+def test_metadata_that_is_not_whole_yet_is_waited_for(tmp_path: Path) -> None:
+    whole = json.dumps(metadata())
+    path = recording(tmp_path, b"")
+    writer = later(path, whole[:50], whole)
+    source = open_source(str(path), follow=True, idle_s=1.5)
+    assert [block.samples.shape for block in blocks(source)] == [(1, 10)]
+    writer.join()
+
+
+def test_metadata_that_never_comes_is_missed(tmp_path: Path) -> None:
+    path = recording(tmp_path, b'{"global": ')
+    refused(path, "is not SigMF JSON", follow=True, idle_s=0.1)
+
+
+def test_captures_that_are_told_while_the_recording_grows(tmp_path: Path) -> None:
+    """Half-written metadata is passed over; the gap and the retuning that the whole one tells of come to be."""
+    path = recording(tmp_path, metadata(), bytes(8 * (BLOCK + 100)))
+    now = json.dumps(metadata(captures=[capture(0), capture(BLOCK + 50, 3.6e9, global_index=BLOCK + 950)]))
+    assert followed(path, now[:70], now) == [(0, BLOCK, 3.5e9), (BLOCK, 50, 3.5e9), (BLOCK + 950, 50, 3.6e9)]
+
+
+def test_a_capture_that_is_told_too_late_begins_with_the_next_block(tmp_path: Path) -> None:
+    path = recording(tmp_path, metadata(), bytes(8 * (BLOCK + 100)))
+    now = json.dumps(metadata(captures=[capture(0), capture(BLOCK - 50, global_index=BLOCK + 450)]))
+    assert followed(path, now) == [(0, BLOCK, 3.5e9), (BLOCK + 500, 100, 3.5e9)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        metadata(sample_rate=2e6),
+        metadata(datatype="ci16_le"),
+        metadata(captures=[capture(0, 3.6e9)]),
+        metadata(captures=[capture(0), capture(BLOCK, header_bytes=8)]),
+    ],
+    ids=["rate", "datatype", "frequency", "header"],
+)
+def test_what_was_read_already_is_not_told_anew(change: dict[str, Any], tmp_path: Path) -> None:
+    path = recording(tmp_path, metadata(), bytes(8 * (BLOCK + 5)))
+    with pytest.raises(InputRefused, match="its metadata changed"):
+        followed(path, json.dumps(change))
+
+
+def test_a_recording_that_grows_has_no_checksum_yet(tmp_path: Path) -> None:
+    path = recording(tmp_path, metadata(sha512="0" * 128))
+    refused(path, "sha512")
+    source = open_source(str(path), follow=True, idle_s=0.1)
+    assert [block.samples.shape for block in blocks(source)] == [(1, 10)]
 
 
 def test_options_that_nobody_knows(tmp_path: Path) -> None:
