@@ -136,8 +136,8 @@ class _Reader:
         flags_at, dims_at, name_at = next(parts, None), next(parts, None), next(parts, None)
         if flags_at is None or dims_at is None or name_at is None:
             raise _Damaged("a matrix without head")
-        flags = int(self.numbers(flags_at).astype(np.uint64)[:1].sum())
-        shape = tuple(int(size) for size in self.numbers(dims_at))
+        flags = int(self.whole_numbers(flags_at).astype(np.uint64)[:1].sum())
+        shape = tuple(int(size) for size in self.whole_numbers(dims_at))
         if not 2 <= len(shape) <= _MAX_DIMS or min(shape) < 0:
             raise _Damaged(f"a matrix of {len(shape)} dimensions")
         name = self.data[name_at.begin : name_at.end].decode("latin-1")
@@ -157,7 +157,7 @@ class _Reader:
         if kind == _CELL:
             return self._cells(parts, shape, count, depth)
         if kind == _STRUCT and len(parts) >= 2:
-            lengths = self.numbers(parts[0])
+            lengths = self.whole_numbers(parts[0])
             width = int(lengths[0]) if lengths.size == 1 else 0
             text = self.data[parts[1].begin : parts[1].end]
             if not 1 <= width <= 1024:
@@ -175,7 +175,8 @@ class _Reader:
     def _numeric(
         self, dtype: str, is_complex: bool, shape: tuple[int, ...], count: int, parts: list[_Element]
     ) -> npt.NDArray[Any]:
-        found = [self.numbers(part).astype(dtype) for part in parts[: 1 + is_complex]]
+        with np.errstate(over="ignore", invalid="ignore"):  # of damaged files only: numbers are stored in no wider type
+            found = [self.numbers(part).astype(dtype) for part in parts[: 1 + is_complex]]
         if len(found) != 1 + is_complex or any(part.size != count for part in found):
             raise _Damaged("a matrix of the wrong size")
         values: npt.NDArray[Any] = found[0]
@@ -204,6 +205,12 @@ class _Reader:
         for place, part in enumerate(parts):
             cells[place] = self.matrix(part, depth + 1)[1]
         return cells.reshape(shape, order="F")
+
+    def whole_numbers(self, element: _Element) -> npt.NDArray[np.integer]:
+        numbers = self.numbers(element)
+        if numbers.dtype.kind not in "iu":
+            raise _Damaged("a size that is no whole number")
+        return numbers
 
     def numbers(self, element: _Element) -> npt.NDArray[Any]:
         if element.kind not in _TYPES:

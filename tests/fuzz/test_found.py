@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from controller.assembly import pipeline_from_journal
 from controller.codec import OnnxDecoder
@@ -108,6 +109,30 @@ def test_an_npz_in_a_packing_that_asks_for_gigabytes(tmp_path: Path) -> None:
         for name in old.namelist():
             new.writestr(name, old.read(name), zipfile.ZIP_LZMA)
     refused(lambda: open_source(str(path)), "packed in another way")
+
+
+def test_numbers_that_their_class_does_not_hold(tmp_path: Path) -> None:
+    """A matrix of 16-bit class whose element says that it is stored as doubles, which are NaN."""
+    path = tmp_path / "a.mat"
+    savemat(path, {"iq": np.ones((1, 8), np.int16)})
+    content = path.read_bytes()
+    short = struct.pack("<II", 3, 16) + np.ones(8, "<i2").tobytes()
+    assert content.count(short) == 1
+    (whole,) = struct.unpack_from("<I", content, 132)
+    wide = struct.pack("<II", 9, 64) + np.full(8, np.nan).tobytes()
+    path.write_bytes(content[:132] + struct.pack("<I", whole + 48) + content[136:].replace(short, wide))
+    refused(lambda: open_source(str(path), rate_hz=1e6, center_hz=1e9), "'iq' is real")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+@pytest.mark.parametrize("element", [136, 152])
+def test_flags_and_sizes_that_are_no_whole_numbers(element: int, value: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.mat"
+    savemat(path, {"iq": np.ones((1, 8))})
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<IId", content, element, 9, 8, value)
+    path.write_bytes(content)
+    refused(lambda: open_source(str(path), rate_hz=1e6, center_hz=1e9), "no whole number")
 
 
 def test_a_signal_of_a_kind_that_is_no_text(tmp_path: Path) -> None:
