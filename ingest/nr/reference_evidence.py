@@ -143,7 +143,6 @@ _TURNS = (0.0, 0.04, 0.15)
 _GAP = 0.03
 """A block with less than this share of the strongest one's power is none of the same allocation: -15 dB."""
 
-_KEPT_BLOCKS = 48
 _FINE = 8
 """Delays tried per resolvable one."""
 
@@ -193,38 +192,15 @@ def fit(product: npt.NDArray[np.complex64], layout: Layout, signs: tuple[int, ..
 
 def _slope(data: npt.NDArray[np.complex64], layout: Layout) -> tuple[float, int]:
     """Turns a subcarrier at which data [P, A, per_prb] adds up best, within half a prefix, and how many were tried."""
-    power, slopes = _wide_powers(data, layout) if len(data) > _KEPT_BLOCKS else _powers(data, layout)
-    return float(slopes[int(np.argmax(power))]), max(len(slopes) // _FINE, 1)
-
-
-def _powers(data: npt.NDArray[np.complex64], layout: Layout) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What data adds up to by slope, and the slopes. Shapes [D]."""
-    slopes, turned = _slopes(layout, len(data))
-    sums = data.transpose(1, 0, 2).reshape(data.shape[1], -1) @ turned
-    return np.sum(np.abs(sums) ** 2, axis=0, dtype=np.float64), slopes
-
-
-def _wide_powers(
-    data: npt.NDArray[np.complex64], layout: Layout
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """`_powers` by a transform over all subcarriers, for wide ranges of many slopes."""
     width = 12 * len(data)
-    points = scipy.fft.next_fast_len(_FINE * width)
     elements = np.zeros((data.shape[1], width), np.complex64)
     at = layout.subcarriers(np.arange(len(data) * layout.per_prb))
     elements[:, at] = data.transpose(1, 0, 2).reshape(len(elements), -1)
+    points = scipy.fft.next_fast_len(_FINE * width)
     power = np.asarray(np.sum(np.abs(scipy.fft.fft(elements, points, axis=1)) ** 2, axis=0, dtype=np.float64))
-    most = int(_REACH * points)
+    most = int(np.ceil(_REACH * points))
     turns = np.arange(-most, most + 1)
-    return power[turns], turns / points
-
-
-@lru_cache(maxsize=128)
-def _slopes(layout: Layout, blocks: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.complex64]]:
-    """The slopes tried [D] and what undoes them on the pilots of `blocks` blocks [M, D]."""
-    at = layout.subcarriers(np.arange(blocks * layout.per_prb))
-    slopes = np.linspace(-_REACH, _REACH, 2 * int(np.ceil(_REACH * 12 * blocks * _FINE)) + 1)
-    return slopes, np.exp(-2j * np.pi * at[:, None] * slopes).astype(np.complex64)
+    return float(turns[int(np.argmax(power[turns]))]) / points, max(len(turns) // _FINE, 1)
 
 
 def pieces(product: npt.NDArray[np.complex64], first: int, stop: int) -> list[tuple[int, int]]:

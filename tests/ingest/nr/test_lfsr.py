@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingest.kernel import kernel
 from ingest.nr import lfsr
+from ingest.nr.bit_count import ones
 from tests.ingest.nr import transmitter
 
 C_INITS = st.integers(0, 2**31 - 1)
@@ -108,3 +110,17 @@ def test_no_more_than_asked_for_and_best_first(rng: np.random.Generator) -> None
 @pytest.mark.parametrize("count", [2, 8, 15])
 def test_too_few_pilots_leave_it_open(count: int) -> None:
     assert lfsr.decode(products(pilots(77, 0, count), 1), 1, np.array([0]), order=2) == []
+
+
+@kernel
+def _ones_of(words: npt.NDArray[np.uint64], counts: npt.NDArray[np.int64]) -> None:
+    for i in range(len(words)):
+        counts[i] = ones(words[i])
+
+
+@pytest.mark.kernel
+def test_bits_are_counted(rng: np.random.Generator) -> None:
+    words = np.concatenate([rng.integers(0, 2**64, 50, np.uint64), np.array([0, 1, 2**63, 2**64 - 1], np.uint64)])
+    counts = np.zeros(len(words), np.int64)
+    _ones_of(words, counts)
+    assert counts.tolist() == [bin(int(word)).count("1") for word in words]
