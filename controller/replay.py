@@ -10,6 +10,7 @@ from typing import Any
 
 from controller.assembly import build_pipeline, pipeline_from_journal, warm_up
 from controller.cells import cell_summary, dmrs_summaries, reference_summaries
+from controller.coherence import CoherenceBlocks
 from controller.config import Config
 from controller.lateness import Lateness
 from controller.pipeline import Pipeline
@@ -55,6 +56,7 @@ class Replay:
     _closed: threading.Event = field(default_factory=threading.Event, init=False)
 
     def __post_init__(self) -> None:
+        self._blocks = CoherenceBlocks(self.config.block.period_s)
         self._receiver = NrReceiver(self.config.receiver.settings(), calibrations=self.config.receiver.calibrations())
 
         self.lateness = None if self.speed is None else Lateness(self.speed)
@@ -115,7 +117,7 @@ class Replay:
                 self._tell_progress(message)
                 if self.find_dmrs:
                     self._dmrs += dmrs_summaries(message)
-                yield from self._receiver.process(message)
+                yield from map(self._blocks.numbered, self._receiver.process(message))
             else:
                 yield message
 
