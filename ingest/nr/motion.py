@@ -235,8 +235,7 @@ def move(
     state[SLOTS] = min(state[SLOTS] + 1.0, _MODE_SLOTS)
     mode_gain = 1.0 / state[SLOTS]
     energy = 0.0
-    within = 0.0
-    mean_energy = 0.0
+    within = mean_energy = 0.0
     between = 0.0 + 0.0j
     for mode in range(count):
         product = 0.0 + 0.0j
