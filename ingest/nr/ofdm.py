@@ -47,16 +47,16 @@ class Carrier:
     def subcarriers(self) -> int:
         return self.prbs * PRB_SUBCARRIERS
 
-    @property
+    @cached_property
     def slots_per_subframe(self) -> int:
         """2^mu."""
         return round(self.scs_hz / 15e3)
 
-    @property
+    @cached_property
     def slots_per_frame(self) -> int:
         return 10 * self.slots_per_subframe
 
-    @property
+    @cached_property
     def slot_s(self) -> float:
         """Mean length of a slot; the first of each half subframe is longer by 16 kappa Tc."""
         return 1e-3 / self.slots_per_subframe

@@ -16,7 +16,10 @@ from ingest.nr.csi_rs import CsiRs, TrackingRs
 from ingest.nr.estimation import Refusal, SlotEstimate
 from ingest.nr.ofdm import PRB_SUBCARRIERS
 from ingest.nr.references import ReferenceSettings
+from ingest.nr.slot_plan import Stream
 from ingest.nr.slot_receiver import ReceivedSlot, SlotReceiver, output_tones_hz
+
+_NO_RIS = no_array(1, 0)
 
 
 @dataclass
@@ -27,6 +30,17 @@ class Heard:
     snr_db: float = -np.inf
     snr_lmmse_db: float = -np.inf
     cfo_hz: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is the same in all frames of a stream. no_beams [0, A]."""
+
+    users: tuple[tuple[str, Heard], ...]
+    tones_hz: npt.NDArray[np.float64]
+    frequencies_hz: npt.NDArray[np.float64]
+    tap_s: float | None
+    no_beams: npt.NDArray[np.complex64]
 
 
 @dataclass
@@ -41,7 +55,7 @@ class ReferenceReceiver:
     heard: dict[str, Heard] = field(default_factory=dict, init=False)
     refused: Counter[str] = field(default_factory=Counter, init=False)
     _slots: SlotReceiver | None = field(default=None, init=False)
-    _tones: dict[tuple[object, ...], npt.NDArray[np.float64]] = field(default_factory=dict, init=False)
+    _known: dict[tuple[object, ...], _Known] = field(default_factory=dict, init=False)
     _seq: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -78,36 +92,32 @@ class ReferenceReceiver:
 
     def _frames(self, block: IqBlock, received: ReceivedSlot, estimate: SlotEstimate) -> Iterator[ChannelFrame]:
         stream, carrier = received.stream, self.settings.carrier
-        tones_hz = self._tones.get(stream.key)
-        if tones_hz is None:
-            tones_hz = self._tones[stream.key] = output_tones_hz(stream, carrier)
-        slot_s = received.slot % carrier.slots_per_frame * carrier.slot_s
-        time_s = received.first_sample / block.rate_hz + slot_s
-        late_ns = round((time_s - block.first_sample / block.rate_hz) * 1e9)
+        known = self._known.get(stream.key)
+        if known is None or known.no_beams.shape[1] != estimate.cfr.shape[1]:
+            known = self._known[stream.key] = self._known_of(stream, estimate)
+        time_s = received.first_sample / block.rate_hz + received.slot % carrier.slots_per_frame * carrier.slot_s
+        t_ns = max(block.t_ns + round((time_s - block.first_sample / block.rate_hz) * 1e9), 0)
         if len(estimate.ls) > 1:
-            watch, still = self.antennas.watch, stream.name in self._still
-            watch.look(stream.key, stream.name, time_s, estimate.cfr[0], stands_still=still)
+            watch = self.antennas.watch
+            watch.look(stream.key, stream.name, time_s, estimate.cfr[0], stands_still=stream.name in self._still)
             watch.symbols(stream.key, time_s, stream.times_s, estimate.ls)
-        taps = estimate.taps.shape[2]
-        tap_s = 1.0 / (PRB_SUBCARRIERS * carrier.scs_hz * taps) if taps else None
-        for index, port in enumerate(stream.ports):
-            user = f"{stream.name}.{port}"
+        source = f"nr.{block.source}"[:MAX_NAME]
+        for index, (user, heard) in enumerate(known.users):
             error_power = max(float(estimate.error_power[index]), 1e-30)
             snr_db = float(estimate.snr_db[index])
-            heard = self.heard.setdefault(user, Heard())
             heard.slots += 1
             heard.snr_db = snr_db
             heard.snr_lmmse_db = snr_db + 10.0 * log10(estimate.noise_power / error_power)
             heard.cfo_hz = estimate.cfo_hz
             self._seq += 1
             undone = self.antennas.undo(
-                estimate.cfr[index], estimate.taps[index], stream.key, carrier.carrier_hz + tones_hz, time_s
+                estimate.cfr[index], estimate.taps[index], stream.key, known.frequencies_hz, time_s
             )
             yield ChannelFrame(
-                source=f"nr.{block.source}"[:MAX_NAME],
+                source=source,
                 epoch=block.epoch,
                 seq=self._seq - 1,
-                t_ns=max(block.t_ns + late_ns, 0),
+                t_ns=t_ns,
                 user=user,
                 block=max(received.slot, 0),
                 domain="effective",
@@ -121,9 +131,21 @@ class ReferenceReceiver:
                 confidence=estimate.confidence,
                 phases=undone.phases,
                 cfr=undone.cfr[None],
-                tones_hz=tones_hz,
-                ris_patterns=no_array(1, 0),
-                beams=no_array(0, estimate.cfr.shape[1]),
+                tones_hz=known.tones_hz,
+                ris_patterns=_NO_RIS,
+                beams=known.no_beams,
                 cir=undone.cir,
-                tap_s=tap_s,
+                tap_s=known.tap_s,
             )
+
+    def _known_of(self, stream: Stream, estimate: SlotEstimate) -> _Known:
+        carrier, taps = self.settings.carrier, estimate.taps.shape[2]
+        tones_hz = output_tones_hz(stream, carrier)
+        users = [f"{stream.name}.{port}" for port in stream.ports]
+        return _Known(
+            users=tuple((user, self.heard.setdefault(user, Heard())) for user in users),
+            tones_hz=tones_hz,
+            frequencies_hz=carrier.carrier_hz + tones_hz,
+            tap_s=1.0 / (PRB_SUBCARRIERS * carrier.scs_hz * taps) if taps else None,
+            no_beams=no_array(0, estimate.cfr.shape[1]),
+        )

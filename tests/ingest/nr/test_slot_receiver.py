@@ -212,7 +212,7 @@ def test_antennas_on_two_clocks_are_told_by_a_user() -> None:
 
 def test_antennas_on_one_clock_are_not_called_drifting() -> None:
     samples, receiver = frame_samples([ue(17)], snr_db=20.0, antennas=2), NrReceiver(settings([("ue", ue(17))]))
-    for n in range(20):
+    for n in range(50):
         for frame in received(receiver, blocks(samples, [], n * samples.shape[1])):
             assert frame.phases == "uncalibrated"
     assert receiver.antennas.summary() == {"phases": "uncalibrated", "told_by": 1}
