@@ -217,7 +217,7 @@ class DelayPrior:
         """Prior covariance between the port's channel on tones_hz [O] and the subspace. Shape [O, r]."""
         powers = self.powers[port]
         active = np.flatnonzero(powers > 1e-9 * float(powers.max()))
-        fourier = np.exp(-2j * np.pi * (tones_hz - self._middle_hz)[:, None] * self.delays_s[active])
+        fourier = _turning(tones_hz - self._middle_hz, self.delays_s[active])
         steering = self._steering[:, port * len(self.delays_s) + active]
         return np.asarray((fourier * (powers[active] * self._turns[port])) @ steering.conj().T)
 
@@ -234,6 +234,16 @@ class DelayPrior:
         mean_s = float(powers @ self.delays_s) / total
         variance = float(powers @ (self.delays_s - mean_s) ** 2) / total
         return mean_s, float(np.sqrt(variance))
+
+
+def _turning(tones_hz: Real, delays_s: Real) -> Complex:
+    """exp(-2 pi j f t) at tones f [O] and delays t [D], shape [O, D]; by products where tones are even."""
+    if len(tones_hz) < 3 or not np.allclose(np.diff(tones_hz, 2), 0.0):
+        return np.asarray(np.exp(-2j * np.pi * tones_hz[:, None] * delays_s))
+    found = np.empty((len(tones_hz), len(delays_s)), np.complex128)
+    found[0] = np.exp(-2j * np.pi * tones_hz[0] * delays_s)
+    found[1:] = np.exp(-2j * np.pi * (tones_hz[1] - tones_hz[0]) * delays_s)
+    return np.asarray(np.multiply.accumulate(found, axis=0, out=found))
 
 
 def _directions(columns: Field) -> tuple[Real, Field]:

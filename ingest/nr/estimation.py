@@ -17,7 +17,6 @@ from scipy.special import betaincinv
 
 from ingest.nr.delay_prior import DelayPrior, DelayWindow
 from ingest.nr.envelope import Envelope
-from ingest.nr.impulse import impulse_response
 from ingest.nr.lmmse import (
     CFO_MEASURED,
     CONFIDENCE,
@@ -41,10 +40,10 @@ FALSE_ALARM = 1e-5
 
 _DENSE_SLOTS = 64
 _SPARSEST_STRIDE = 32
-_REFIT_SLOTS = 2048
+_REFIT_SLOTS = 4096
 """The prior is learnt from each of the first 64 slots, then from ever fewer, down to every 32nd: slots that follow each
 other show one and the same fading, and what was learnt from them would weigh too much. It is fitted after 1, 2, 4, ...
-slots and then after every 2048."""
+slots and then after every 4096."""
 
 _RESUMED_SLOTS = 5
 """Where a channel that has left what was learnt is taken to be in that order: the next fit is three slots away, so that
@@ -117,7 +116,6 @@ class PortEstimator:
         self._within: Complex64 | None = None
         self._subspace = np.ascontiguousarray(self.prior.subspace.conj().T, np.complex64)
         self._filter: LmmseFilter | None = None
-        self._is_even = bool(np.allclose(np.diff(outputs_hz, 2), 0.0))
         self._slots = 0
         self._noise: float | None = None
         self._doppler_hz: float | None = None
@@ -125,6 +123,7 @@ class PortEstimator:
         self._k_factor_db: Real | None = None
         self._limits: dict[tuple[int, int], float] = {}
         self._correlation: SymbolCorrelation | None = None
+        self._to_learn: tuple[int, Complex64] | None = None
 
     def estimate(self, received: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
         """Estimate from received [n, A, L, S]: elements of n slots times the conjugate of what port 0 sent.
@@ -134,10 +133,17 @@ class PortEstimator:
         """
         told: list[SlotEstimate | Refusal] = []
         while len(told) < len(received):
+            self.catch_up()
             begin = len(told)
-            end = begin + min(len(received) - begin, 1 if self._is_learning else self._slots_to_learning)
+            end = begin + min(len(received) - begin, self._slots_to_learning + 1)
             told += self._estimate_alike(received[begin:end], times_s[begin:end])
         return told
+
+    def catch_up(self) -> None:
+        """Learn from the last slot, if that is due: now, as its estimate is out; else `estimate` does it next time."""
+        if self._to_learn is not None:
+            (slot, rows), self._to_learn = self._to_learn, None
+            self._learn_if_fit(slot, rows)
 
     def within_spans(self, received: Complex64) -> Complex64 | None:
         """The pilots' channel at within_s from one slot's received [A, L, S]; None before anything was learnt.
@@ -156,36 +162,35 @@ class PortEstimator:
         return np.asarray(lines.reshape(-1, antennas, pilots))
 
     @property
-    def _is_learning(self) -> bool:
-        """Whether the prior learns from the next slot."""
-        return self._filter is None or self._slots % self._stride == 0
-
-    @property
-    def _stride(self) -> int:
-        """Slots from one that the prior learns from to the next; doubles as the slots do."""
-        return min(1 << (self._slots // _DENSE_SLOTS).bit_length(), _SPARSEST_STRIDE)
-
-    @property
     def _slots_to_learning(self) -> int:
-        """Slots until the next one that the prior learns from, one at least."""
-        return self._stride - self._slots % self._stride
+        """Slots until the next one that the prior learns from; 0 where that is the next one of all."""
+        return -self._slots % min(1 << (self._slots // _DENSE_SLOTS).bit_length(), _SPARSEST_STRIDE)
 
     def _estimate_alike(self, received: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
-        """Estimates of slots with one filter; up to the first refusal, or the slot that is learnt from."""
+        """Estimates of slots with one filter, up to the first refusal; the last may be one that is learnt from."""
         rows = received.reshape(len(received), -1, received.shape[3])
-        if self._filter is None:
+        taught = self._filter is None
+        if taught:
             refusal = self._look_again(rows[0])
             if refusal is not None:
                 return [refusal]
-        elif self._is_learning:
-            self._learn_if_fit(rows[0])
-        told = self._apply(received, rows, times_s)
+        told = self._estimate_rows(received, rows, times_s, taught=taught)
         if told or len(received) == 0:
             return told
         refusal = self._look_again(rows[0])  # perhaps the channel has left what was learnt
         if refusal is not None:
             return [refusal]
-        return self._apply(received[:1], rows[:1], times_s[:1]) or [Refusal("absent")]
+        return self._estimate_rows(received[:1], rows[:1], times_s[:1], taught=True) or [Refusal("absent")]
+
+    def _estimate_rows(
+        self, received: Complex64, rows: Complex64, times_s: Real, *, taught: bool
+    ) -> list[SlotEstimate | Refusal]:
+        """`_apply`, keeping what is to be learnt from; taught: the first slot was learnt from already."""
+        learning, first = self._slots_to_learning, self._slots
+        told = self._apply(received, rows, times_s)
+        if learning < len(told) and not (taught and learning == 0):
+            self._to_learn = first + learning, rows[learning]
+        return told
 
     def _apply(self, received: Complex64, rows: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
         """Estimates of the slots up to the first that fails the test."""
@@ -225,16 +230,20 @@ class PortEstimator:
         self._slots += passed
         self._noise = float(told[passed - 1, NOISE])
         lines = found.synthesis @ channel[:, :passed].reshape(count, -1)
+        outputs = ports * len(self.outputs_hz)
+        lines, taps = lines[:outputs], lines[outputs:]
         errors = told[:passed, ERROR_POWER:]
         squares, fourths = line_moments(lines, ports, passed)
         self._envelope.follow(squares, fourths, errors)
-        cfr = np.ascontiguousarray(lines.reshape(ports, -1, passed, antennas).transpose(2, 0, 3, 1))
-        taps = impulse_response(cfr) if self._is_even else np.zeros((*cfr.shape[:3], 0), np.complex64)
+        cfr, cir = (
+            np.ascontiguousarray(part.reshape(ports, len(part) // ports, passed, antennas).transpose(2, 0, 3, 1))
+            for part in (lines, taps)
+        )
         snr_db = 10 * np.log10((squares.mean(axis=2) + errors) / told[:passed, NOISE, None])
         return [
             SlotEstimate(
                 cfr=cfr[slot],
-                taps=taps[slot],
+                taps=cir[slot],
                 error_power=errors[slot],
                 ls=received[slot],
                 noise_power=float(told[slot, NOISE]),
@@ -260,15 +269,15 @@ class PortEstimator:
         self.prior.doubt()
         self._slots = min(self._slots, _RESUMED_SLOTS)
         self._filter = None
-        self._learn(projected, noise_power)
+        self._learn(self._slots, projected, noise_power)
         return None
 
-    def _learn_if_fit(self, rows: Complex64) -> None:
+    def _learn_if_fit(self, slot: int, rows: Complex64) -> None:
         """Learn from rows [A L, S] if they pass the test by what is known already."""
         assert self._filter is not None
         noise_power = self._test(rows, self._filter.analysis @ rows.T, self._filter.strong)
         if noise_power is not None:
-            self._learn(self._subspace @ rows.T, noise_power)
+            self._learn(slot, self._subspace @ rows.T, noise_power)
 
     def _test(self, rows: Complex64, projected: Complex64, strong: int) -> float | None:
         """Noise power per element of rows [n, S]; None where noise alone could have looked like this.
@@ -299,15 +308,15 @@ class PortEstimator:
             self._limits[key] = float(betaincinv(strong, pilots - strong, 1.0 - FALSE_ALARM))
         return self._limits[key]
 
-    def _learn(self, projected: Complex64, noise_power: float) -> None:
-        """Teach the prior, and make its filter anew when it has changed."""
+    def _learn(self, slot: int, projected: Complex64, noise_power: float) -> None:
+        """Teach the prior by the slot of that number, and make its filter anew when it has changed."""
         prior = self.prior
         prior.observe(projected, noise_power)
         self._doppler_hz = self.motion.doppler_hz
         self._k_factor_db = self._envelope.k_factor_db(self._doppler_hz, self.motion.lag_s)
-        due = self._slots & (self._slots - 1) == 0 or self._slots % _REFIT_SLOTS == 0
+        due = slot & (slot - 1) == 0 or slot % _REFIT_SLOTS == 0
         if due:
-            prior.fit(_ROUNDS if self._slots < _REFIT_SLOTS else _LATER_ROUNDS)
+            prior.fit(_ROUNDS if slot < _REFIT_SLOTS else _LATER_ROUNDS)
         if due or self._filter is None or noise_power < 0.4 * self._filter.noise_power:
             antennas = projected.shape[1] // len(self._times_s)
             self._filter = build_filter(prior, self.outputs_hz, noise_power)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ingest.kernel import kernel
 from ingest.nr.delay_prior import DelayPrior
+from ingest.nr.impulse import impulse_response
 from ingest.nr.motion import ModeMotion, move
 
 Complex64 = npt.NDArray[np.complex64]
@@ -35,10 +36,10 @@ _MAX_SCALE = 4.0
 class LmmseFilter:
     """One prior's filter for G ports from S pilots on each of L symbols to O output tones.
 
-    analysis [q, S]: pilots to modes. variances [q]: prior power of each mode, ascending. synthesis [G * O, q]: modes to
-    output tones. shape_power [G, q]: mean squared gain of each mode to an output tone. left_out [G]: power that no mode
-    carries. noise_power: what the filter was cut at. total: of the variances. strong: how many of the last modes stand
-    out of the noise. delay_s, delay_spread_s [G]: mean and RMS.
+    analysis [q, S]: pilots to modes. variances [q]: prior power of each, ascending. synthesis [G O + G T, q]: modes
+    to output tones, then to the T taps of their impulse response. shape_power [G, q]: mean squared gain of each mode to
+    an output tone. left_out [G]: power that no mode carries. noise_power: what the filter was cut at. total: of the
+    variances. strong: how many of the last modes stand out of the noise. delay_s, delay_spread_s [G]: mean and RMS.
     """
 
     analysis: Complex64
@@ -54,17 +55,22 @@ class LmmseFilter:
 
 
 def build_filter(prior: DelayPrior, outputs_hz: Real, noise_power: float) -> LmmseFilter:
-    """The filter of what `prior` has learnt so far, for tones outputs_hz [O] at this noise power."""
+    """The filter of what `prior` has learnt so far, for tones outputs_hz [O] at this noise power.
+
+    Taps are made of even tones only.
+    """
     variances, vectors = prior.modes(MODE_FLOOR * noise_power)
     synthesis = (
         np.stack([prior.cross_covariance(port, outputs_hz) @ vectors for port in range(prior.ports)]) / variances
     )
+    is_even = np.allclose(np.diff(outputs_hz, 2), 0.0)
+    taps = impulse_response(synthesis.swapaxes(1, 2)).swapaxes(1, 2) if is_even else synthesis[:0]
     shape_power = np.mean(np.abs(synthesis) ** 2, axis=1)
     moments = np.array([prior.moments_s(port) for port in range(prior.ports)])
     return LmmseFilter(
         analysis=np.ascontiguousarray((prior.subspace @ vectors).conj().T, np.complex64),
         variances=variances,
-        synthesis=np.ascontiguousarray(synthesis.reshape(-1, len(variances)), np.complex64),
+        synthesis=np.ascontiguousarray(np.concatenate([synthesis, taps]).reshape(-1, len(variances)), np.complex64),
         shape_power=shape_power,
         left_out=np.maximum(prior.powers.sum(axis=1) - shape_power @ variances, 0.0),
         noise_power=noise_power,

@@ -179,13 +179,21 @@ def pick(
     """Received elements over what was sent. spectrum [A, U, N] to [A, L / span, S], spans of symbols averaged."""
     antennas = spectrum.shape[0]
     symbols = len(picks) // span
-    received = np.zeros((antennas, symbols, len(bins)), np.complex64)
+    received = np.empty((antennas, symbols, len(bins)), np.complex64)
     share = np.float32(1.0 / span)
     for antenna in range(antennas):
         for symbol in range(symbols):
+            target = received[antenna, symbol]
             for step in range(span):
                 source = spectrum[antenna, picks[symbol * span + step]]
                 weights = coefficients[symbol * span + step]
-                for pilot in range(len(bins)):
-                    received[antenna, symbol, pilot] += source[bins[pilot]] * weights[pilot] * share
+                if span == 1:
+                    for pilot in range(len(bins)):
+                        target[pilot] = source[bins[pilot]] * weights[pilot]
+                elif step == 0:
+                    for pilot in range(len(bins)):
+                        target[pilot] = source[bins[pilot]] * weights[pilot] * share
+                else:
+                    for pilot in range(len(bins)):
+                        target[pilot] += source[bins[pilot]] * weights[pilot] * share
     return received

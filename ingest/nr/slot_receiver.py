@@ -23,7 +23,7 @@ Complex64 = npt.NDArray[np.complex64]
 
 SFN_COUNT = 1024
 
-_BATCH = 16
+_BATCH = 40
 """Slots that are received together where they lie in one block: what is found is the same, at half the cost."""
 
 _EARLIEST_CP, _LATEST_CP = -0.25, 1.25
@@ -38,6 +38,28 @@ class ReceivedSlot:
     slot: int
     first_sample: int
     estimate: SlotEstimate | Refusal
+
+
+class _HeldSlot:
+    """The windows of a slot that lies across blocks, as far as they have come: all that is needed of it.
+
+    starts [W]: in the stream. windows [A, W * fft], and where each begins in it.
+    """
+
+    def __init__(self, starts: npt.NDArray[np.int64], antennas: int, fft: int) -> None:
+        self.windows = np.empty((antennas, len(starts) * fft), np.complex64)
+        self.places = np.arange(len(starts)) * fft
+        # The slots of a cell that is followed may move a little meanwhile: these windows stay.
+        self.end_sample = int(starts.max()) + fft if len(starts) else 0
+        self._starts = starts
+        self._fft = fft
+
+    def add(self, samples: Complex64, first_sample: int) -> None:
+        """Take what `samples`, which go on where the last ones ended, hold of the windows."""
+        for start, place in zip(self._starts - first_sample, self.places, strict=True):
+            low, high = max(start, 0), min(start + self._fft, samples.shape[1])
+            if low < high:
+                self.windows[:, place + low - start : place + high - start] = samples[:, low:high]
 
 
 @dataclass
@@ -65,7 +87,8 @@ class SlotReceiver:
         slots = range(self.carrier.slots_per_frame)
         self._starts = [int(self._demodulator.windows(slot, (0,))[0]) for slot in slots]
         self._ends = [int(self._demodulator.windows(slot, (13,))[0]) + self._demodulator.fft for slot in slots]
-        self._held = np.zeros((0, 0), np.complex64)
+        self._held: _HeldSlot | None = None
+        self._antennas = 0
         self._next_sample = 0
         self._slot: int | None = None
 
@@ -81,19 +104,23 @@ class SlotReceiver:
 
     def process(self, samples: Complex64, first_sample: int) -> Iterator[ReceivedSlot]:
         """What the slots that end in samples [A, T] hold; a jump in first_sample loses the slot that it cuts."""
-        if first_sample != self._next_sample or len(self._held) != len(samples) or self._slot is None:
-            self._held = samples[:, :0]
+        if first_sample != self._next_sample or self._antennas != len(samples) or self._slot is None:
+            self._held = None
             self._slot = self._first_slot_after(first_sample)
-        self._next_sample = first_sample + samples.shape[1]
-        if self._held.shape[1]:
-            missing = self._end_of(self._slot) - first_sample
-            self._held = np.concatenate([self._held, samples[:, : max(missing, 0)]], axis=1)
-            if missing > samples.shape[1]:
+        self._antennas = len(samples)
+        self._next_sample = end_sample = first_sample + samples.shape[1]
+        if self._held is not None:
+            self._held.add(samples, first_sample)
+            if max(self._end_of(self._slot), self._held.end_sample) > end_sample:
                 return
-            yield from self._slots(self._held, first_sample + max(missing, 0) - self._held.shape[1])
+            held, self._held = self._held, None
+            yield from self._receive(held.windows, self._frame_sample(self._slot), [self._slot], held.places)
+            self._slot += 1
         yield from self._slots(samples, first_sample)
-        kept = max(self._start_of(self._slot) - first_sample, 0)
-        self._held = samples[:, kept:].copy()
+        if self._start_of(self._slot) < end_sample:
+            starts = self._frame_sample(self._slot) + self._plan(self._slot).windows
+            self._held = _HeldSlot(starts, len(samples), self._demodulator.fft)
+            self._held.add(samples, first_sample)
 
     def _slots(self, samples: Complex64, first_sample: int) -> Iterator[ReceivedSlot]:
         """The slots that lie in `samples` as a whole, some of them at a time."""
@@ -106,11 +133,16 @@ class SlotReceiver:
             yield from self._receive(samples, first_sample, batch)
             self._slot = batch[-1] + 1
 
-    def _receive(self, samples: Complex64, first_sample: int, slots: list[int]) -> Iterator[ReceivedSlot]:
-        """What `slots` hold, in their order: transformed together where their plans are alike, each stream at once."""
+    def _receive(
+        self, samples: Complex64, first_sample: int, slots: list[int], places: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[ReceivedSlot]:
+        """What `slots` hold, in their order: transformed together where their plans are alike, each stream at once.
+
+        places: where the windows of all slots start in `samples`, if not where their time says.
+        """
         plans = [self._plan(slot) for slot in slots]
         starts = [self._frame_sample(slot) - first_sample for slot in slots]
-        spectra = self._transform(samples, plans, starts)
+        spectra = self._transform(samples, plans, starts, places)
         families: dict[tuple[object, ...], list[int]] = {}
         for index, plan in enumerate(plans):
             for elements in dict.fromkeys(stream.elements for stream in plan.streams):
@@ -133,13 +165,19 @@ class SlotReceiver:
                 if isinstance(estimate, Refusal):
                     self.refused[estimate.reason] += 1
                 yield ReceivedSlot(stream, slots[index], first_sample + starts[index], estimate)
+        for key in {stream.key: None for plan in plans for stream in plan.streams}:
+            self._estimators[key].catch_up()
 
-    def _transform(self, samples: Complex64, plans: list[SlotPlan], starts: list[int]) -> list[Complex64]:
+    def _transform(
+        self, samples: Complex64, plans: list[SlotPlan], starts: list[int], places: npt.NDArray[np.int64] | None
+    ) -> list[Complex64]:
         """Spectra [A, L, bins] of the slots' planned symbols; one transform for all that fold alike."""
         spectra: list[Complex64] = [np.zeros((0, 0, 0), np.complex64)] * len(plans)
         for residues in {plan.residues for plan in plans if plan.symbols}:
             members = [index for index, plan in enumerate(plans) if plan.symbols and plan.residues == residues]
-            windows = np.concatenate([starts[index] + plans[index].windows for index in members])
+            windows = places
+            if windows is None:
+                windows = np.concatenate([starts[index] + plans[index].windows for index in members])
             spectrum = self._demodulator.transform(samples, windows, 0.0, residues)
             begin = 0
             for index in members:

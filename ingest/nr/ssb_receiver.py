@@ -29,7 +29,7 @@ from ingest.nr.ssb_sweep import (
 from ingest.nr.ssb_tracking import SsbTracker, supports
 from ingest.nr.stretch import Stretch
 
-RESEARCH_S = 10.0
+RESEARCH_S = 30.0
 SETTLE_S = 0.04
 """Two of the periods that a terminal assumes of SSBs (38.213 clause 4.1)."""
 

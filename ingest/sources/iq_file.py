@@ -15,11 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from ingest.errors import InputRefused, UsageRefused
 from ingest.messages import IqBlock
 from ingest.sources.base import Annotation, Source, SourceInfo
+from ingest.sources.buffers import Buffers
 from ingest.sources.samples import FORMATS, SUFFIXES, InterleavedFile, SampleFormat, SampleReader, SideBySide
 from ingest.sources.side_car import SideCar, find_side_car
 
@@ -86,9 +85,9 @@ class IqFileSource(Source):
     def _blocks(self) -> Iterator[IqBlock]:
         most = _MAX_BLOCK_BYTES // (8 * self._reader.channels)
         length = max(1, min(round(BLOCK_S * self._rate_hz), most))
-        seq = 0
+        seq, buffers = 0, Buffers()
         for segment, start, count in self._places(length):
-            samples = np.empty((self._reader.channels, count), np.complex64)
+            samples = buffers.take(self._reader.channels, count)
             if not self._reader.fill(start, samples):
                 self.rejected["non_finite"] += 1
                 continue
