@@ -36,6 +36,8 @@ DECODE_EVERY = 50
 
 _LEARNING_HALF_FRAMES = 32
 """The longest period of SSBs is 160 ms (38.331 `ssb-periodicityServingCell`)."""
+_LEARNING_HITS = 4
+"""Two alone may be any number of periods apart, where samples are missing between."""
 _MAX_CFO_LEFT_SCS = 0.02
 """What may be left of the frequency offset in a grid; more would let subcarriers leak into each other."""
 _TURN = 32
@@ -87,6 +89,7 @@ class SsbTracker:
         self._half_frame = 0
         self._next, self._step = 1, 1
         self._hits = [0]
+        self._knows_period = False
         self._mib, self._mib_half_frame = found.mib, 0
         self._since_decoded = 0
         self._blind = False
@@ -112,7 +115,7 @@ class SsbTracker:
     @property
     def learning(self) -> bool:
         """Whether the period is not known yet."""
-        return self._step == 1 and self._half_frame < _LEARNING_HALF_FRAMES
+        return not self._knows_period
 
     @property
     def lost(self) -> bool:
@@ -207,7 +210,8 @@ class SsbTracker:
 
     def _learn_period(self) -> None:
         """The period is what all gaps between blocks are multiples of, once the longest one must have shown."""
-        if self._step == 1 and self._half_frame >= _LEARNING_HALF_FRAMES and len(self._hits) > 1:
+        if self.learning and self._half_frame >= _LEARNING_HALF_FRAMES and len(self._hits) >= _LEARNING_HITS:
+            self._knows_period = True
             self._step = gcd(*(later - self._hits[0] for later in self._hits[1:]))
             self._next = self._hits[-1] + self._step
             while self._next <= self._half_frame:

@@ -164,6 +164,17 @@ def test_the_period_is_learnt(rng: np.random.Generator) -> None:
     assert tracker.missed == 0
 
 
+@pytest.mark.kernel
+def test_the_period_is_learnt_across_missing_samples(rng: np.random.Generator) -> None:
+    """The second block that is heard comes 47 periods after the first: that is no period."""
+    nth = sender()
+    tracker = tracker_of(nth, rng)
+    heard = [len(tracker.measure(piece(nth(n), n, rng))) for n in (47, 48, 49, 50, 51)]
+    assert heard == [1] * 5
+    assert tracker.period_s == PERIOD_S
+    assert not tracker.learning
+
+
 class Watched(Stretch):
     """Tells which samples were asked for."""
 
