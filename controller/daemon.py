@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -40,6 +41,9 @@ _LATE_PERIODS = 1.5
 """Periods without any frame after which a block is decided without."""
 
 _HOUSEKEEPING_S = 0.1
+
+_SWITCH_S = 2e-4
+"""Python's 5 ms between threads are as long as all that may wait in a radio's socket."""
 
 
 @dataclass
@@ -83,6 +87,8 @@ class Daemon:
         self._news = asyncio.Event()
         self._stop = asyncio.Event()
         self._closed = threading.Event()
+        switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._stop.set)
         receiver = threading.Thread(target=self._receive, name="receive", daemon=True)
@@ -106,6 +112,7 @@ class Daemon:
             self.source.close()
             self._iq.close()
             receiver.join(timeout=5.0)
+            sys.setswitchinterval(switch_s)
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._loop.remove_signal_handler(number)
             self._count_up()

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from experiments.estimation_report import CASE_KEYS, summary
 from experiments.pusch_link import GROUPS_WITHOUT_DATA, Case, Chunk, Link
 from ingest.errors import UsageRefused
-from ingest.nr.estimation import SlotEstimate
 from ingest.nr.ofdm import SYMBOLS_PER_SLOT
+from ingest.nr.slot_estimate import SlotEstimate
 from ingest.nr.slot_plan import Stream
 
 Complex = npt.NDArray[np.complexfloating]

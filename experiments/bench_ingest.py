@@ -26,10 +26,10 @@ import scipy.fft
 from experiments.bench_zmq import run_zmq
 from experiments.ingest_signal import Ring, make_ring
 from ingest.messages import ChannelFrame
-from ingest.nr.estimation import SlotEstimate
 from ingest.nr.ofdm import SYMBOLS_PER_SLOT, OfdmDemodulator
 from ingest.nr.receiver import NrReceiver
 from ingest.nr.references import ReferenceSettings
+from ingest.nr.slot_estimate import SlotEstimate
 from ingest.nr.slot_receiver import SlotReceiver
 from ingest.nr.warm_up import warm_up
 from ingest.sources import open_source

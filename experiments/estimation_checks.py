@@ -15,8 +15,8 @@ import scipy.signal
 
 from experiments.genie import Genie
 from experiments.pusch_link import CARRIER_HZ, N_ID, SCS_HZ, Case, Link
-from ingest.nr.estimation import Refusal, SlotEstimate
 from ingest.nr.ofdm import SYMBOLS_PER_SLOT
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 from ingest.nr.slot_receiver import ReceivedSlot, SlotReceiver, output_tones_hz
 
 Complex = npt.NDArray[np.complexfloating]

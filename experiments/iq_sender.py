@@ -15,17 +15,27 @@ import zmq
 from ingest import wire
 from ingest.messages import IqBlock
 
-BLOCK_S = 1e-3
+BLOCK_S = 4e-3
+"""Of smaller blocks a receiver spends more on each than on what is in them."""
+
+MEASURING = "measuring"
 _FULL_SCALE = 32767.0
 _LINGER_MS = 10_000
 
 
 def send(
-    path: str, address: str, rate_hz: float, center_hz: float, seconds: float, sample_format: str
+    path: str,
+    address: str,
+    rate_hz: float,
+    center_hz: float,
+    seconds: float,
+    sample_format: str = "cf32",
+    warm_up_s: float = 0.0,
 ) -> dict[str, Any]:
-    """Send for `seconds`. unsent: blocks that found the socket full; late_s: how far behind its pace it ever was.
+    """Send for `warm_up_s`, print that measuring begins, and go on for `seconds`, of which is told:
 
-    Blocks are encoded before: what is measured is the receiver, on the same cores.
+    blocks; unsent: of them, those that found the socket full; late_s: how far behind its pace it ever was; took_s,
+    gbytes. Blocks are encoded before: what is measured is the receiver, on the same cores.
     """
     length = round(BLOCK_S * rate_hz)
     pieces = _encoded(np.load(path), length, rate_hz, center_hz, sample_format)
@@ -35,9 +45,13 @@ def send(
     socket.connect(address)
     socket.poll(_LINGER_MS, zmq.POLLOUT)
     gc.disable()
-    count, unsent, late_s = round(seconds / BLOCK_S), 0, 0.0
-    begun_s = time.monotonic()
+    warm, count = (round(length_s / BLOCK_S) for length_s in (warm_up_s, warm_up_s + seconds))
+    unsent, late_s, sent_bytes = 0, 0.0, 0
+    begun_s = measured_s = time.monotonic()
     for number in range(count):
+        if number == warm:
+            unsent, late_s, sent_bytes, measured_s = 0, 0.0, 0, time.monotonic()
+            print(MEASURING, flush=True)
         ahead_s = begun_s + (number + 1) * BLOCK_S - time.monotonic()
         if ahead_s > 0:
             time.sleep(ahead_s)
@@ -46,13 +60,19 @@ def send(
         header |= {"seq": number, "first_sample": number * length}
         try:
             socket.send_multipart([b"iq", msgspec.json.encode(header), samples], zmq.NOBLOCK, copy=False)
+            sent_bytes += samples.nbytes
         except zmq.Again:
             unsent += 1
-    took_s = time.monotonic() - begun_s
+    took_s = time.monotonic() - measured_s
     socket.close()
     context.term()
-    sent_bytes = sum(pieces[number % len(pieces)][1].nbytes for number in range(len(pieces))) / len(pieces) * count
-    return {"blocks": count, "unsent": unsent, "late_s": late_s, "took_s": took_s, "gbytes": sent_bytes * 1e-9}
+    return {
+        "blocks": count - warm,
+        "unsent": unsent,
+        "late_s": late_s,
+        "took_s": took_s,
+        "gbytes": sent_bytes * 1e-9,
+    }
 
 
 def _encoded(
@@ -84,11 +104,10 @@ def main() -> None:
     parser.add_argument("address", help="ipc://… or tcp://… of a PULL socket")
     for name in ("rate-hz", "center-hz", "seconds"):
         parser.add_argument(f"--{name}", type=float, required=True)
+    parser.add_argument("--warm-up-s", type=float, default=0.0)
     parser.add_argument("--sample-format", choices=("cf32", "sc16"), default="cf32")
     options = parser.parse_args()
-    result = send(
-        options.path, options.address, options.rate_hz, options.center_hz, options.seconds, options.sample_format
-    )
+    result = send(**vars(options))
     print(json.dumps(result))
 
 

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from experiments.genie import Genie
 from ingest.nr.dmrs import PuschDmrs
-from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
+from ingest.nr.estimation import PortEstimator
 from ingest.nr.ofdm import SYMBOLS_PER_SLOT, Carrier, OfdmDemodulator
 from ingest.nr.pilots import PilotGroup
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 from ingest.nr.slot_plan import SlotPlan, picked, plan_slot
 from ingest.nr.slot_receiver import delay_window
 from ingest.nr.streams import estimate_streams, stream_estimator
@@ -30,8 +31,7 @@ Real = npt.NDArray[np.float64]
 CARRIER_HZ = 3.5e9
 SCS_HZ = 30e3
 LIGHT_MPS = 299792458.0
-GROUPS_WITHOUT_DATA = 2
-N_ID = 77
+GROUPS_WITHOUT_DATA, N_ID = 2, 77
 CHUNK = 20
 """Slots whose grids are in memory at a time."""
 

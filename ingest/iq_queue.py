@@ -12,10 +12,11 @@ from collections import deque
 import msgspec
 import numpy as np
 
+from ingest.buffers import Buffers
 from ingest.messages import IqBlock
 
-MAX_WAITING_S = 0.1
-MAX_WAITING_BYTES = 256 << 20
+MAX_WAITING_S = 0.2
+MAX_WAITING_BYTES = 512 << 20
 
 
 class IqQueue:
@@ -36,6 +37,7 @@ class IqQueue:
         self._waiting: deque[IqBlock] = deque()
         self._seconds: dict[str, float] = {}
         self._bytes = 0
+        self._buffers = Buffers()
         self._next: dict[str, tuple[int, int]] = {}
         self._ended = self._closed = False
 
@@ -72,7 +74,7 @@ class IqQueue:
                     break
                 run.append(self._popped())
             self._changed.notify_all()
-        return run[0] if len(run) == 1 else _joined(run)
+        return run[0] if len(run) == 1 else self._joined(run)
 
     def end(self) -> None:
         """No more will be put; what waits can still be taken."""
@@ -107,6 +109,11 @@ class IqQueue:
             self.shed_samples += block.samples.shape[1]
             self.shed_s += block.samples.shape[1] / block.rate_hz
 
+    def _joined(self, run: list[IqBlock]) -> IqBlock:
+        samples = self._buffers.take(len(run[0].samples), sum(block.samples.shape[1] for block in run))
+        np.concatenate([block.samples for block in run], axis=1, out=samples)
+        return msgspec.structs.replace(run[0], t_ns=run[-1].t_ns, samples=samples)
+
     def _popped(self) -> IqBlock:
         block = self._waiting.popleft()
         self._weigh(block, -1)
@@ -125,8 +132,3 @@ def _goes_on(block: IqBlock, other: IqBlock) -> bool:
     same = all(getattr(block, name) == getattr(other, name) for name in ("source", "epoch", "rate_hz", "center_hz"))
     antennas, length = block.samples.shape
     return same and antennas == len(other.samples) and other.first_sample == block.first_sample + length
-
-
-def _joined(run: list[IqBlock]) -> IqBlock:
-    samples = np.concatenate([block.samples for block in run], axis=1)
-    return msgspec.structs.replace(run[0], t_ns=run[-1].t_ns, samples=samples)

@@ -8,6 +8,7 @@ told apart by their covers: each has its own stretch of the grid.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,9 +144,10 @@ class DelayPrior:
         """Let what comes next weigh more: the channel is not what it was."""
         self.observations = min(self.observations, _DOUBTED)
 
-    def fit(self, rounds: int) -> None:
+    def fit(self, rounds: int) -> Iterator[None]:
         """Fit the powers to what was observed: a round over the coarse grid, `rounds` over the delays that matter.
 
+        Yields after each, so that whoever has no time now may go on later; what is observed meanwhile counts next time.
         At a maximum of the likelihood a_i^H C^-1 S C^-1 a_i = a_i^H C^-1 a_i wherever p_i > 0; the powers are
         multiplied by the ratio of the two sides, as in covariance fitting (Stoica et al., SPICE and its LIKES variant).
         """
@@ -158,8 +160,10 @@ class DelayPrior:
         self._step = np.zeros(len(self._powers))
         self._improve(np.flatnonzero(self._is_coarse | (self._powers > 0.0)))
         self._spread()
+        yield
         for _ in range(rounds):
             self._improve(self._active(_NEGLIGIBLE * self._noise))
+            yield
 
     def _spread(self) -> None:
         """Let a little power leak to the delays beside, so that it can move there if that is where it comes from."""

@@ -8,9 +8,8 @@ pilots are white over frequency, and the estimate is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
@@ -31,6 +30,7 @@ from ingest.nr.lmmse import (
     symbols_to_times,
 )
 from ingest.nr.motion import Motion
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 
 Complex64 = npt.NDArray[np.complex64]
 Real = npt.NDArray[np.float64]
@@ -45,6 +45,9 @@ _REFIT_SLOTS = 4096
 other show one and the same fading, and what was learnt from them would weigh too much. It is fitted after 1, 2, 4, ...
 slots and then after every 4096."""
 
+_AT_ONCE_SLOTS = 1024
+"""Later fits are done a step at each slot that is learnt from: at once, a stream would wait for a tenth of a second."""
+
 _RESUMED_SLOTS = 5
 """Where a channel that has left what was learnt is taken to be in that order: the next fit is three slots away, so that
 two users who alternate on the same elements do not cost one each slot."""
@@ -54,40 +57,6 @@ _ROUNDS, _LATER_ROUNDS = 6, 3
 
 _LOUD = 4.0
 """A slot without these pilots, but with so many times the noise, holds something else."""
-
-
-class SlotEstimate(msgspec.Struct, frozen=True, eq=False):
-    """What one slot's pilots told of G ports, seen by A antennas.
-
-    cfr [G, A, O]: LMMSE channel on the output tones, at the middle of the pilot symbols. taps [G, A, O]: its impulse
-    response, delay 0 in the middle; none where the tones are uneven. error_power [G]: expected squared error per entry
-    of cfr. ls [A, L, S]: received pilots over what port 0 sent; with one port the least-squares
-    channel. noise_power: per resource element. snr_db [G]: per resource element. cfo_hz: carrier offset over all
-    antennas, on top of what was taken out before. delay_s, delay_spread_s [G]: mean and RMS by the prior. doppler_hz:
-    maximum Doppler shift of a Clarke spectrum, None until it is known. k_factor_db [G]: steady power over fading power,
-    None until enough fading was seen, -10 for any less. confidence: share of the received energy that is
-    no noise, 0 to 1.
-    """
-
-    cfr: Complex64
-    taps: Complex64
-    error_power: Real
-    ls: Complex64
-    noise_power: float
-    snr_db: Real
-    cfo_hz: float
-    delay_s: Real
-    delay_spread_s: Real
-    doppler_hz: float | None
-    k_factor_db: Real | None
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a slot yields no estimate: "absent" where no more than noise was received, else "contradicted"."""
-
-    reason: str
 
 
 class PortEstimator:
@@ -124,6 +93,7 @@ class PortEstimator:
         self._limits: dict[tuple[int, int], float] = {}
         self._correlation: SymbolCorrelation | None = None
         self._to_learn: tuple[int, Complex64] | None = None
+        self._refit: Iterator[None] | None = None
 
     def estimate(self, received: Complex64, times_s: Real) -> list[SlotEstimate | Refusal]:
         """Estimate from received [n, A, L, S]: elements of n slots times the conjugate of what port 0 sent.
@@ -314,16 +284,27 @@ class PortEstimator:
         prior.observe(projected, noise_power)
         self._doppler_hz = self.motion.doppler_hz
         self._k_factor_db = self._envelope.k_factor_db(self._doppler_hz, self.motion.lag_s)
+        at_once = False
         due = slot & (slot - 1) == 0 or slot % _REFIT_SLOTS == 0
-        if due:
-            prior.fit(_ROUNDS if slot < _REFIT_SLOTS else _LATER_ROUNDS)
+        rounds = (_ROUNDS if slot < _REFIT_SLOTS else _LATER_ROUNDS) if due else 0
         if due or self._filter is None or noise_power < 0.4 * self._filter.noise_power:
-            antennas = projected.shape[1] // len(self._times_s)
-            self._filter = build_filter(prior, self.outputs_hz, noise_power)
-            self.motion.begin(antennas, self._filter.analysis)
-            motion = self.motion.modes(antennas, noise_power)
-            self._correlation = symbol_correlation(self._times_s, motion)
-            if self._within_s is not None:
-                self._within = symbols_to_times(
-                    self._correlation, self._times_s, self._within_s, motion, self._filter.variances / noise_power
-                )
+            self._refit = self._refitted(rounds, projected.shape[1] // len(self._times_s), noise_power)
+            at_once = slot < _AT_ONCE_SLOTS or not due or self._filter is None
+        if self._refit is not None:
+            for _ in self._refit:
+                if not at_once:
+                    return
+            self._refit = None
+
+    def _refitted(self, rounds: int, antennas: int, noise_power: float) -> Iterator[None]:
+        """Fit the prior where there are rounds to do, then make the filter anew: step by step."""
+        if rounds:
+            yield from self.prior.fit(rounds)
+        self._filter = build_filter(self.prior, self.outputs_hz, noise_power)
+        self.motion.begin(antennas, self._filter.analysis)
+        motion = self.motion.modes(antennas, noise_power)
+        self._correlation = symbol_correlation(self._times_s, motion)
+        if self._within_s is not None:
+            self._within = symbols_to_times(
+                self._correlation, self._times_s, self._within_s, motion, self._filter.variances / noise_power
+            )

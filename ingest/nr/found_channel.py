@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.nr.delay_prior import DelayWindow
-from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
+from ingest.nr.estimation import PortEstimator
 from ingest.nr.find_dmrs import FoundDmrs
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator
 from ingest.nr.sequences import gold, qpsk
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 
 _PILOTS_PER_PRB = {0: 3, 1: 6, 2: 4}
 _SUBCARRIERS = {0: (1, 5, 9), 1: (0, 2, 4, 6, 8, 10), 2: (0, 1, 6, 7)}

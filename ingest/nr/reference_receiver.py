@@ -13,9 +13,9 @@ import numpy.typing as npt
 from ingest.messages import MAX_NAME, ChannelFrame, IqBlock, no_array
 from ingest.nr.antenna_phases import AntennaPhases
 from ingest.nr.csi_rs import CsiRs, TrackingRs
-from ingest.nr.estimation import Refusal, SlotEstimate
 from ingest.nr.ofdm import PRB_SUBCARRIERS
 from ingest.nr.references import ReferenceSettings
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 from ingest.nr.slot_plan import Stream
 from ingest.nr.slot_receiver import ReceivedSlot, SlotReceiver, output_tones_hz
 

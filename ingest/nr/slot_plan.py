@@ -181,15 +181,25 @@ def pick(
     symbols = len(picks) // span
     received = np.empty((antennas, symbols, len(bins)), np.complex64)
     share = np.float32(1.0 / span)
+    # Folded, a comb lies in one or two runs of bins: without gathering, whole vector registers are filled.
+    jump = len(bins)
+    jumps = 0
+    for pilot in range(1, len(bins)):
+        if bins[pilot] != bins[pilot - 1] + 1:
+            jump = pilot
+            jumps += 1
     for antenna in range(antennas):
         for symbol in range(symbols):
             target = received[antenna, symbol]
             for step in range(span):
                 source = spectrum[antenna, picks[symbol * span + step]]
                 weights = coefficients[symbol * span + step]
-                if span == 1:
-                    for pilot in range(len(bins)):
-                        target[pilot] = source[bins[pilot]] * weights[pilot]
+                if span == 1 and jumps <= 1:
+                    for begin, end in ((0, jump), (jump, len(bins))):
+                        if begin < end:
+                            run = source[bins[begin] : bins[begin] + end - begin]
+                            for index in range(end - begin):
+                                target[begin + index] = run[index] * weights[begin + index]
                 elif step == 0:
                     for pilot in range(len(bins)):
                         target[pilot] = source[bins[pilot]] * weights[pilot] * share

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.nr.delay_prior import DelayWindow
-from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
+from ingest.nr.estimation import PortEstimator
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 from ingest.nr.slot_plan import Reference, SlotPlan, Stream, picked, plan_slot
 from ingest.nr.streams import estimate_streams, stream_estimator
 

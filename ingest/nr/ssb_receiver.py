@@ -17,15 +17,7 @@ from ingest.nr.polar import RATE_MATCHED_BITS, decode
 from ingest.nr.raster import candidates_hz
 from ingest.nr.ssb import SsbMeasurement
 from ingest.nr.ssb_patterns import Case, FrameTiming, case_of, decide_case, frame_timing
-from ingest.nr.ssb_sweep import (
-    PIECE_S,
-    Found,
-    Place,
-    SideSweep,
-    sweep,
-    sweep_places,
-    unit_of,
-)
+from ingest.nr.ssb_sweep import PIECE_S, Found, Place, SideSweep, places_of, sweep, sweep_places, unit_of
 from ingest.nr.ssb_tracking import SsbTracker, supports
 from ingest.nr.stretch import Stretch
 
@@ -36,7 +28,7 @@ SETTLE_S = 0.04
 _STALE_S = 0.25
 """What was found so long ago is sought once more at its place: two free clocks are then a microsecond apart."""
 _SEARCH_REST = 10.0
-"""Searches beside the stream rest so many times as long as they take, once a cell is known."""
+"""Searches beside the stream rest so many times as long as they take, once a cell is followed."""
 _MAX_CELLS = 1000
 """Cells and trackers remembered; the weakest are forgotten first."""
 
@@ -171,16 +163,29 @@ class SsbReceiver:
                 aside.begin(rate_hz, center_hz, SETTLE_S, self._sought)
             elif places := self._untracked():
                 aside.begin(rate_hz, center_hz, PIECE_S, places)
-            elif self._is_search_due(start_s, max(self._research_s, _SEARCH_REST * aside.took_s)):
-                self._searched_s = start_s
-                aside.begin(rate_hz, center_hz, PIECE_S, antenna=self._next_antenna(stretch.antennas))
+            else:
+                self._begin_aside(aside, start_s, stretch.antennas)
         aside.hear(stretch)
         return [(time_s, one) for time_s, one in found if len(one.ls) == stretch.antennas]
 
+    def _begin_aside(self, aside: SideSweep, start_s: float, antennas: int) -> None:
+        """Search everywhere; once a cell is followed, at one place after the other, all of them within research_s."""
+        rate_hz, center_hz = self._tuned
+        places: list[Place] | None = None
+        rest_s = _SEARCH_REST * aside.took_s
+        if self._trackers:
+            everywhere = places_of(rate_hz, center_hz)
+            places = [everywhere[self._sweeps % len(everywhere)]]
+            rest_s = max(rest_s, self._research_s / len(everywhere))
+        if self._is_search_due(start_s, rest_s):
+            self._searched_s = start_s
+            aside.begin(rate_hz, center_hz, PIECE_S, places, antenna=self._next_antenna(antennas))
+
     def _next_antenna(self, antennas: int) -> int | None:
-        """Each antenna in turn, and all together after each: that hears more, and takes several times as long."""
+        """Each antenna in turn, then all together: that hears more, and takes several times as long as all of them."""
+        turn = self._sweeps % (antennas + 1)
         self._sweeps += 1
-        return None if antennas == 1 or self._sweeps % 2 == 0 else self._sweeps // 2 % antennas
+        return None if antennas == 1 or turn == antennas else turn
 
     def _is_new(self, found: SsbMeasurement, time_s: float) -> bool:
         """Whether this SSB was not reported yet; the end of a block is looked at twice."""

@@ -53,6 +53,12 @@ def overlap_samples(rate_hz: float, center_hz: float) -> int:
     return int(np.ceil((SSB_SAMPLES + 2 * SSB_CP) * rate_hz / slowest_hz))
 
 
+def places_of(rate_hz: float, center_hz: float) -> list[Place]:
+    """All places that an SSB may lie at in the band, of a band's usual spacing where it has one."""
+    spacings = spacings_hz(center_hz)[: 1 if is_upper(center_hz) else None]
+    return [(scs_hz, raster_hz) for scs_hz in spacings for raster_hz in candidates_hz(center_hz, rate_hz, scs_hz)]
+
+
 def sweep(stretch: Stretch, rate_hz: float, center_hz: float) -> list[Found]:
     """What is at all raster positions."""
     found: list[Found] = []

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.nr.delay_prior import DelayWindow
-from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
+from ingest.nr.estimation import PortEstimator
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 from ingest.nr.slot_plan import Stream
 
 Complex64 = npt.NDArray[np.complex64]

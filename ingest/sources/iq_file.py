@@ -15,10 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ingest.buffers import Buffers
 from ingest.errors import InputRefused, UsageRefused
 from ingest.messages import IqBlock
 from ingest.sources.base import Annotation, Source, SourceInfo
-from ingest.sources.buffers import Buffers
 from ingest.sources.samples import FORMATS, SUFFIXES, InterleavedFile, SampleFormat, SampleReader, SideBySide
 from ingest.sources.side_car import SideCar, find_side_car
 

@@ -101,17 +101,17 @@ def test_what_is_too_much_is_shed_and_told(
     wait_for(lambda: not path.queue._waiting)  # the first one is being estimated
     for one in blocks[1:]:
         path.offer(one)
-    # Of 299 that wait, each time more than 100 do, the older half goes.
-    assert path.queue.shed_blocks == 50 * 4
+    # Of 299 that wait, the older half goes once more than 200 do.
+    assert path.queue.shed_blocks == 100
     log = Log()
     monkeypatch.setattr(iq_path, "logger", lambda: log)
     path.tell()
     path.tell()
-    assert [(one["shed_ms"], one["shed_ms_in_all"]) for one in log.told] == [(200, 200)]
+    assert [(one["shed_ms"], one["shed_ms_in_all"]) for one in log.told] == [(100, 100)]
     may_go.set()
     path.end()
     receiver = path.receivers["radio"]
-    assert receiver.gaps == path.queue.shed_samples == 200 * LENGTH
+    assert receiver.gaps == path.queue.shed_samples == 100 * LENGTH
     assert path.queue.missing_samples == 0
     # The cell is found and followed again in what was kept.
     assert {frame.user for frame in frames} == {"pci500.ssb0"}

@@ -12,8 +12,8 @@ from experiments import bench_zmq
 from experiments.bench_ingest import PlainReceiver, bench_file, bench_slots, settings_of
 from experiments.ingest_signal import PCI, Ring, make_ring
 from ingest.messages import IqBlock
-from ingest.nr.estimation import SlotEstimate
 from ingest.nr.receiver import NrReceiver
+from ingest.nr.slot_estimate import SlotEstimate
 from ingest.nr.slot_receiver import SlotReceiver
 
 
@@ -88,9 +88,11 @@ def test_a_stream_to_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a rate that any machine sustains: nothing is lost, and slots are estimated."""
     monkeypatch.setattr(bench_zmq, "RATE_HZ", 15.36e6)
     monkeypatch.setattr(bench_zmq, "PRBS", 11)
-    run: dict[str, Any] = bench_zmq._run(1, "sc16", 4.0, 1)
+    monkeypatch.setattr(bench_zmq, "_WARM_UP_S", 4.0)
+    run: dict[str, Any] = bench_zmq._run(1, "sc16", 3.0, 1)
     assert (run["unsent"], run["lost"], run["lost_samples"]) == (0, 0, 0)
     assert run["gbytes_per_s"] == pytest.approx(15.36e6 * 4 / 1e9, rel=0.1)
+    assert run["frames"] > 0
     assert run["blocks"] > 0
 
 
@@ -101,20 +103,14 @@ def test_a_stream_to_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"lost": 1}, False),
         ({"lost_samples": 1}, False),
         ({"shed_samples": 1}, False),
-        ({"slots": 10}, False),
+        ({"frames": 119_000}, False),
     ],
 )
 def test_what_counts_as_sustained(change: dict[str, int], sustained: bool) -> None:
-    heard = {"slots": change.get("slots", 119_000), "snr_lmmse_db": 30.0}
-    told = {
-        "blocks": 6000,
-        "missed": 0,
-        "latency_ms": {},
-        "references": {"bench": {"users": {"pusch.0": heard}}},
-        **change,
-    }
+    told = {"blocks": 6000, "missed": 0, "latency_ms": {}}
+    counted = {"lost": 0, "lost_samples": 0, "shed_samples": 0, "frames": 122_900, **change}
     sent = {"gbytes": 58.9, "took_s": 60.0, "unsent": 0, "late_s": 0.01}
-    assert bench_zmq._judged(told, sent, [], 4, "cf32", 60.0)["sustained"] == sustained
-    late = bench_zmq._judged(told, sent | {"late_s": 3.0}, [], 4, "cf32", 60.0)
-    unsent = bench_zmq._judged(told, sent | {"unsent": 2}, ["estimation cannot keep up"], 4, "cf32", 60.0)
+    assert bench_zmq._judged(told, counted, sent, [], 4, "cf32", 60.0)["sustained"] == sustained
+    late = bench_zmq._judged(told, counted, sent | {"late_s": 3.0}, [], 4, "cf32", 60.0)
+    unsent = bench_zmq._judged(told, counted, sent | {"unsent": 2}, ["estimation cannot keep up"], 4, "cf32", 60.0)
     assert (late["sustained"], unsent["sustained"], unsent["said_so"]) == (False, False, 1)

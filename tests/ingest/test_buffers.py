@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ingest.sources.buffers import Buffers
+from ingest.buffers import Buffers
 
 
 def test_what_is_held_is_never_handed_out_again() -> None:

@@ -40,7 +40,7 @@ def taught(
         received = paths @ gains + np.sqrt(noise / 2) * normal(len(tones_hz), 2)
         prior.observe(prior.subspace.conj().T @ received, noise)
         if slot & (slot - 1) == 0 or slot == slots - 1:
-            prior.fit(6)
+            list(prior.fit(6))
     return prior
 
 
@@ -87,7 +87,7 @@ def test_a_path_between_grid_points_is_one_mode() -> None:
     noise = 1.0
     for _ in range(8):
         prior.observe(prior.subspace.conj().T @ line[:, None], noise)
-        prior.fit(6)
+        list(prior.fit(6))
     variances, _ = prior.modes(0.1 * noise)
     assert variances[-1] > 0.5 * len(tones_hz)
     assert np.all(variances[:-1] < noise)

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pytest
 
 from ingest.nr.dmrs import PuschDmrs
-from ingest.nr.estimation import PortEstimator, Refusal, SlotEstimate
+from ingest.nr.estimation import PortEstimator
 from ingest.nr.ofdm import Carrier, OfdmDemodulator
+from ingest.nr.slot_estimate import Refusal, SlotEstimate
 from ingest.nr.slot_plan import Stream, picked, plan_slot
 from ingest.nr.slot_receiver import delay_window
 from ingest.nr.streams import estimate_streams, stream_estimator
