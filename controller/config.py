@@ -49,7 +49,8 @@ class ReceiverTable(_Table):
     """What is received from IQ beside SSBs. references: reference signals (name, kind and the fields of that kind) on a
     carrier of `prbs` blocks around carrier_hz, whose lowest is common resource block first_crb. frame_start_s: when
     frame 0 starts after the stream's first sample; left out, the SSBs of `pci` (or of the strongest cell) tell.
-    antenna_calibrations: files of `ingest.antenna_calibration`."""
+    antenna_calibrations: files of `ingest.antenna_calibration`. search_again_s: in how long a live stream is searched
+    for further cells while one is followed; 0: not before it is lost."""
 
     scs_hz: Annotated[float, Field(gt=0)] = 30e3
     prbs: Annotated[int, Field(ge=1, le=275)] = 106
@@ -59,6 +60,7 @@ class ReceiverTable(_Table):
     pci: Annotated[int, Field(ge=0, le=1007)] | None = None
     references: tuple[dict[str, Any], ...] = ()
     antenna_calibrations: tuple[str, ...] = ()
+    search_again_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
 
     def calibrations(self) -> tuple[AntennaCalibration, ...]:
         """What the files say of radios' antennas; raises `InputRefused`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -16,6 +17,7 @@ from controller.log import logger
 from ingest.iq_queue import IqQueue
 from ingest.messages import ChannelFrame, IqBlock
 from ingest.nr.receiver import NrReceiver
+from ingest.nr.ssb_receiver import RESEARCH_S
 
 _MAX_RADIOS = 16
 _TELL_S = 10.0
@@ -46,6 +48,7 @@ class IqPath:
         self._live = live
         self._settings = config.receiver.settings()
         self._calibrations = config.receiver.calibrations()
+        self._research_s = (config.receiver.search_again_s or inf) if live else RESEARCH_S
         self._put, self._failed = put, failed
         self._blocks = CoherenceBlocks(config.block.period_s)
         self._receivers: dict[str, NrReceiver] = {}

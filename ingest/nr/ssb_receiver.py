@@ -169,7 +169,7 @@ class SsbReceiver:
         return [(time_s, one) for time_s, one in found if len(one.ls) == stretch.antennas]
 
     def _begin_aside(self, aside: SideSweep, start_s: float, antennas: int) -> None:
-        """Search everywhere; once a cell is followed, at one place after the other, all of them within research_s."""
+        """Search everywhere; once a cell is followed, at one place after the other, by one antenna after the other."""
         rate_hz, center_hz = self._tuned
         places: list[Place] | None = None
         rest_s = _SEARCH_REST * aside.took_s
@@ -179,7 +179,9 @@ class SsbReceiver:
             rest_s = max(rest_s, self._research_s / len(everywhere))
         if self._is_search_due(start_s, rest_s):
             self._searched_s = start_s
-            aside.begin(rate_hz, center_hz, PIECE_S, places, antenna=self._next_antenna(antennas))
+            antenna = self._sweeps % antennas if places else self._next_antenna(antennas)
+            self._sweeps += bool(places)
+            aside.begin(rate_hz, center_hz, PIECE_S, places, antenna=antenna, at_once=bool(places))
 
     def _next_antenna(self, antennas: int) -> int | None:
         """Each antenna in turn, then all together: that hears more, and takes several times as long as all of them."""

@@ -107,17 +107,18 @@ def unit_of(samples: npt.NDArray[np.complex64]) -> float:
 @dataclass(frozen=True)
 class _Task:
     """A search to come or under way. places: None for all. needed: samples to be collected for it. antenna: None for
-    all of them together."""
+    all of them together. at_once: not in a thread."""
 
     rate_hz: float
     center_hz: float
     places: tuple[Place, ...] | None
     needed: int
     antenna: int | None
+    at_once: bool
 
 
 class SideSweep:
-    """Sweeps of a stream in a thread of its own: `begin` one, let it `hear` the stream, ask for what it `found`.
+    """Sweeps of a stream beside it, in a thread: `begin` one, let it `hear` the stream, ask for what it `found`.
 
     took_s: how long the last one took. A failure of the search is raised by `found`.
     """
@@ -133,7 +134,7 @@ class SideSweep:
 
     @property
     def idle(self) -> bool:
-        return self._task is None and self._thread is None
+        return self._task is None and self._thread is None and self._result is None
 
     def begin(
         self,
@@ -143,16 +144,23 @@ class SideSweep:
         places: Sequence[Place] | None = None,
         *,
         antenna: int | None = None,
+        at_once: bool = False,
     ) -> None:
-        """Search the coming `seconds` of the stream at `places`, None for all; in what one antenna hears, or all."""
+        """Search the coming `seconds` of the stream at `places`, None for all; in what one antenna hears, or all.
+
+        at_once: when they have been heard, the stream waits. For what takes little that is better than a thread: two
+        threads that each do many small things wait for Python's lock most of the time.
+        """
         needed = round(seconds * rate_hz) + overlap_samples(rate_hz, center_hz)
-        self._task = _Task(rate_hz, center_hz, None if places is None else tuple(places), needed, antenna)
+        self._task = _Task(rate_hz, center_hz, None if places is None else tuple(places), needed, antenna, at_once)
         self._collected.clear()
 
     def restart(self) -> None:
         """Another stream begins: nothing of the old one counts any more."""
         self._task = None
         self._collected.clear()
+        if self._thread is None:
+            self._result = None
         self._discard = self._thread is not None
 
     def hear(self, stretch: Stretch) -> None:
@@ -172,14 +180,18 @@ class SideSweep:
             stretch = Stretch(samples[:, :0], samples, self._first)
             task, self._task = self._task, None
             self._collected.clear()
+            if task.at_once:
+                self._search(task, stretch)
+                return
             self._thread = threading.Thread(target=self._search, args=(task, stretch), name="search", daemon=True)
             self._thread.start()
 
     def found(self) -> list[Found] | None:
         """What a search that has ended found, once; None where none has ended."""
-        if self._thread is None or self._result is None:
+        if self._result is None:
             return None
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         result, self._result, self._thread = self._result, None, None
         discard, self._discard = self._discard, False
         if isinstance(result, Exception):
