@@ -153,7 +153,8 @@ def test_closing_does_not_wait_for_what_waits(
     threading.Timer(0.05, may_go.set).start()
     path.close()
     assert len(frames) <= 1
-    assert not any(thread.name == "estimate" for thread in threading.enumerate())
+    assert path._thread is not None
+    assert not path._thread.is_alive()
 
 
 def is_followed(run: Daemon) -> bool:
