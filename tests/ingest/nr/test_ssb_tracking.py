@@ -279,7 +279,6 @@ def stream(rate_hz: float, seconds: float, rng: np.random.Generator) -> npt.NDAr
     return capture(sent, rate_hz=rate_hz, center_hz=RASTER_HZ, samples=int(seconds * rate_hz), snr_db=15.0, rng=rng)
 
 
-@pytest.mark.kernel
 @pytest.mark.parametrize("rate_hz", [7.68e6, 8e6])
 @pytest.mark.parametrize("block_s", [1e-3, 3.3e-3, 10e-3])
 def test_every_block_of_a_stream_comes_once(rate_hz: float, block_s: float, rng: np.random.Generator) -> None:
