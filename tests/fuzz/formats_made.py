@@ -44,6 +44,7 @@ def hdf5(good: Path, *, seal: bool = False, damaged: Mutator = damage) -> Mutato
         with h5py.File(packed, "w", libver=rng.choice(("earliest", "latest"))) as file:
             bad = {rng.choice([*arrays, *attributes]) for _ in range(rng.choice((1, 1, 2, 3)))}
             for name, values in arrays.items():
+                _make_groups(file, name)
                 (_write_badly if name in bad else _write)(file, name, values, rng)
             for name, value in attributes.items():
                 file.attrs[name] = _bad_attribute(value, rng) if name in bad else value
@@ -52,6 +53,17 @@ def hdf5(good: Path, *, seal: bool = False, damaged: Mutator = damage) -> Mutato
         return data + line if seal else data
 
     return sometimes(make, damaged, 0.1 if seal else 0.3)
+
+
+def _make_groups(file: Any, name: str) -> None:
+    """The groups that an array lies in, without the times at which they were made: the same seed makes the same file."""
+    timeless = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    timeless.set_obj_track_times(False)
+    parts = name.split("/")[:-1]
+    for number in range(len(parts)):
+        group = "/".join(parts[: number + 1])
+        if group not in file:
+            h5py.h5g.create(file.id, group.encode(), gcpl=timeless)
 
 
 def _write(file: Any, name: str, values: Any, _: Random) -> None:

@@ -98,7 +98,7 @@ import os, sys, time
 from pathlib import Path
 from tests.fuzz import judge, worker
 from tests.fuzz.targets import Ready
-worker.HANG_S = 0.5
+worker.HANG_S = 3.0
 judge.limit_memory(64 << 20)
 count = iter(range(100))
 ready = Ready(lambda data: {execute}, [b"-"], lambda data, rng: str(next(count)).encode())
