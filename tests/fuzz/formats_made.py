@@ -56,7 +56,7 @@ def hdf5(good: Path, *, seal: bool = False, damaged: Mutator = damage) -> Mutato
 
 
 def _make_groups(file: Any, name: str) -> None:
-    """The groups that an array lies in, without the times at which they were made: the same seed makes the same file."""
+    """The groups that an array lies in, without the times at which they were made: a seed makes one file."""
     timeless = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
     timeless.set_obj_track_times(False)
     parts = name.split("/")[:-1]
