@@ -95,7 +95,7 @@ class ReferenceReceiver:
         known = self._known.get(stream.key)
         if known is None or known.no_beams.shape[1] != estimate.cfr.shape[1]:
             known = self._known[stream.key] = self._known_of(stream, estimate)
-        time_s = received.first_sample / block.rate_hz + received.slot % carrier.slots_per_frame * carrier.slot_s
+        time_s = received.frame_sample / block.rate_hz + received.slot % carrier.slots_per_frame * carrier.slot_s
         t_ns = max(block.t_ns + round((time_s - block.first_sample / block.rate_hz) * 1e9), 0)
         if len(estimate.ls) > 1:
             watch = self.antennas.watch

@@ -169,41 +169,60 @@ def _span(covers: npt.NDArray[np.complexfloating]) -> int:
 
 def picked(spectrum: Complex64, stream: Stream) -> Complex64:
     """What a slot's spectrum [A, U, N] holds of a stream. Shape [A, L / span, S]."""
-    return pick(spectrum, stream.picks, stream.bins, stream.coefficients, stream.span)
+    symbols, pilots = stream.coefficients.shape
+    received = np.empty((1, len(spectrum), symbols // stream.span, pilots), np.complex64)
+    first = np.zeros(1, np.int64)
+    pick(
+        spectrum, first, first, first, stream.picks[None], stream.bins[None], stream.coefficients[None], stream.span,
+        received,
+    )  # fmt: skip
+    return np.asarray(received[0])
 
 
 @kernel
 def pick(
-    spectrum: Complex64, picks: npt.NDArray[np.int64], bins: npt.NDArray[np.int64], coefficients: Complex64, span: int
-) -> Complex64:
-    """Received elements over what was sent. spectrum [A, U, N] to [A, L / span, S], spans of symbols averaged."""
-    antennas = spectrum.shape[0]
-    symbols = len(picks) // span
-    received = np.empty((antennas, symbols, len(bins)), np.complex64)
+    spectrum: Complex64,
+    begins: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    targets: npt.NDArray[np.int64],
+    picks: npt.NDArray[np.int64],
+    bins: npt.NDArray[np.int64],
+    coefficients: Complex64,
+    span: int,
+    received: Complex64,
+) -> None:
+    """Received elements over what was sent, of m slots: into received[targets], [A, L / span, S] each.
+
+    spectrum [A, W, N]: slots' windows from begins [m] on. rows [m]: of picks [P, L], bins [P, S] and coefficients
+    [P, L, S]. Spans of symbols are averaged.
+    """
     share = np.float32(1.0 / span)
-    # Folded, a comb lies in one or two runs of bins: without gathering, whole vector registers are filled.
-    jump = len(bins)
-    jumps = 0
-    for pilot in range(1, len(bins)):
-        if bins[pilot] != bins[pilot - 1] + 1:
-            jump = pilot
-            jumps += 1
-    for antenna in range(antennas):
-        for symbol in range(symbols):
-            target = received[antenna, symbol]
-            for step in range(span):
-                source = spectrum[antenna, picks[symbol * span + step]]
-                weights = coefficients[symbol * span + step]
-                if span == 1 and jumps <= 1:
-                    for begin, end in ((0, jump), (jump, len(bins))):
-                        if begin < end:
-                            run = source[bins[begin] : bins[begin] + end - begin]
-                            for index in range(end - begin):
-                                target[begin + index] = run[index] * weights[begin + index]
-                elif step == 0:
-                    for pilot in range(len(bins)):
-                        target[pilot] = source[bins[pilot]] * weights[pilot] * share
-                else:
-                    for pilot in range(len(bins)):
-                        target[pilot] += source[bins[pilot]] * weights[pilot] * share
-    return received
+    for index in range(len(begins)):
+        row = rows[index]
+        where = bins[row]
+        # Folded, a comb lies in one or two runs of bins: without gathering, whole vector registers are filled.
+        jump = len(where)
+        jumps = 0
+        for pilot in range(1, len(where)):
+            if where[pilot] != where[pilot - 1] + 1:
+                jump = pilot
+                jumps += 1
+        for antenna in range(spectrum.shape[0]):
+            for symbol in range(picks.shape[1] // span):
+                target = received[targets[index], antenna, symbol]
+                for step in range(span):
+                    each = symbol * span + step
+                    source = spectrum[antenna, begins[index] + picks[row, each]]
+                    weights = coefficients[row, each]
+                    if span == 1 and jumps <= 1:
+                        for begin, end in ((0, jump), (jump, len(where))):
+                            if begin < end:
+                                run = source[where[begin] : where[begin] + end - begin]
+                                for pilot in range(end - begin):
+                                    target[begin + pilot] = run[pilot] * weights[begin + pilot]
+                    elif step == 0:
+                        for pilot in range(len(where)):
+                            target[pilot] = source[where[pilot]] * weights[pilot] * share
+                    else:
+                        for pilot in range(len(where)):
+                            target[pilot] += source[where[pilot]] * weights[pilot] * share

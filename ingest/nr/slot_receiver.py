@@ -10,14 +10,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ingest.nr.delay_prior import DelayWindow
 from ingest.nr.estimation import PortEstimator
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator
+from ingest.nr.slot_batch import PickTable, SlotBatch, make_batch
 from ingest.nr.slot_estimate import Refusal, SlotEstimate
-from ingest.nr.slot_plan import Reference, SlotPlan, Stream, picked, plan_slot
+from ingest.nr.slot_plan import Reference, SlotPlan, Stream, plan_slot
 from ingest.nr.streams import estimate_streams, stream_estimator
 
 Complex64 = npt.NDArray[np.complex64]
@@ -27,17 +29,19 @@ SFN_COUNT = 1024
 _BATCH = 40
 """Slots that are received together where they lie in one block: what is found is the same, at half the cost."""
 
+_MOST_BATCHES = 512
+
 _EARLIEST_CP, _LATEST_CP = -0.25, 1.25
 """Delays looked at, in cyclic prefixes after the nominal symbol start: timing advance errs to both sides."""
 
 
-@dataclass(frozen=True)
-class ReceivedSlot:
-    """What one stream of a slot gave. slot: counted from the frame in which reception began."""
+class ReceivedSlot(msgspec.Struct, frozen=True, eq=False):
+    """What one stream of a slot gave. slot: counted from the frame in which reception began; frame_sample: of the
+    stream, where the slot's frame starts."""
 
     stream: Stream
     slot: int
-    first_sample: int
+    frame_sample: int
     estimate: SlotEstimate | Refusal
 
 
@@ -82,6 +86,8 @@ class SlotReceiver:
     def __post_init__(self) -> None:
         self._demodulator = OfdmDemodulator(self.carrier, self.rate_hz, self.center_hz)
         self._plans: dict[tuple[int, int], SlotPlan] = {}
+        self._batches: dict[tuple[int, int, int], SlotBatch] = {}
+        self._tables: dict[tuple[object, ...], PickTable] = {}
         self._estimators: dict[tuple[object, ...], PortEstimator] = {}
         self._frame_samples = round(10e-3 * self.rate_hz)
         self._frame_period = max((getattr(signal, "frames", 1) for _, signal in self.references), default=1)
@@ -115,7 +121,7 @@ class SlotReceiver:
             if max(self._end_of(self._slot), self._held.end_sample) > end_sample:
                 return
             held, self._held = self._held, None
-            yield from self._receive(held.windows, self._frame_sample(self._slot), [self._slot], held.places)
+            yield from self._receive(held.windows, self._frame_sample(self._slot), self._slot, 1, held.places)
             self._slot += 1
         yield from self._slots(samples, first_sample)
         if self._start_of(self._slot) < end_sample:
@@ -128,64 +134,50 @@ class SlotReceiver:
         assert self._slot is not None
         end_sample = first_sample + samples.shape[1]
         while self._end_of(self._slot) <= end_sample:
-            batch = [self._slot]
-            while len(batch) < _BATCH and self._end_of(batch[-1] + 1) <= end_sample:
-                batch.append(batch[-1] + 1)
-            yield from self._receive(samples, first_sample, batch)
-            self._slot = batch[-1] + 1
+            count = 1
+            while count < _BATCH and self._end_of(self._slot + count) <= end_sample:
+                count += 1
+            yield from self._receive(samples, first_sample, self._slot, count)
+            self._slot += count
 
     def _receive(
-        self, samples: Complex64, first_sample: int, slots: list[int], places: npt.NDArray[np.int64] | None = None
+        self, samples: Complex64, first_sample: int, first: int, count: int, places: npt.NDArray[np.int64] | None = None
     ) -> Iterator[ReceivedSlot]:
-        """What `slots` hold, in their order: transformed together where their plans are alike, each stream at once.
+        """What `count` slots from `first` on hold, in their order: transformed together, each stream at once.
 
         places: where the windows of all slots start in `samples`, if not where their time says.
         """
-        plans = [self._plan(slot) for slot in slots]
-        starts = [self._frame_sample(slot) - first_sample for slot in slots]
-        spectra = self._transform(samples, plans, starts, places)
-        families: dict[tuple[object, ...], list[int]] = {}
-        for index, plan in enumerate(plans):
-            for elements in dict.fromkeys(stream.elements for stream in plan.streams):
-                families.setdefault(elements, []).append(index)
-        found: dict[tuple[int, tuple[object, ...]], SlotEstimate | Refusal] = {}
-        for elements, members in families.items():
-            parts = [[part for part in plans[index].streams if part.elements == elements] for index in members]
-            received = [
-                np.stack([picked(spectra[index], each[number]) for index, each in zip(members, parts, strict=True)])
-                for number in range(len(parts[0]))
-            ]
-            times_s = np.array([slots[index] * self.carrier.slot_s for index in members])
-            estimators = [self._estimator(stream) for stream in parts[0]]
-            told = estimate_streams(estimators, parts[0], received, times_s)
-            for stream, estimates in zip(parts[0], told, strict=True):
-                found.update(zip([(index, stream.key) for index in members], estimates, strict=True))
-        for index, plan in enumerate(plans):
-            for stream in plan.streams:
-                estimate = found[index, stream.key]
+        batch = self._batch(first, count)
+        if places is None:
+            places = batch.windows + (self._frame_sample(first) - first_sample)
+        spectra = [self._demodulator.transform(samples, places[fold.which], 0.0, fold.residues) for fold in batch.folds]
+        told = []
+        for family in batch.families:
+            received = [family.received(number, spectra) for number in range(len(family.streams))]
+            times_s = (first + np.array(family.members)) * self.carrier.slot_s
+            estimators = [self._estimator(stream) for stream in family.streams]
+            told.append(estimate_streams(estimators, family.streams, received, times_s))
+        for slot, streams in enumerate(batch.streams, first):
+            frame_sample = self._frame_sample(slot)
+            for stream, number, each, member in streams:
+                estimate = told[number][each][member]
                 if isinstance(estimate, Refusal):
                     self.refused[estimate.reason] += 1
-                yield ReceivedSlot(stream, slots[index], first_sample + starts[index], estimate)
-        for key in {stream.key: None for plan in plans for stream in plan.streams}:
-            self._estimators[key].catch_up()
+                yield ReceivedSlot(stream, slot, frame_sample, estimate)
+        for family in batch.families:
+            for stream in family.streams:
+                self._estimators[stream.key].catch_up()
 
-    def _transform(
-        self, samples: Complex64, plans: list[SlotPlan], starts: list[int], places: npt.NDArray[np.int64] | None
-    ) -> list[Complex64]:
-        """Spectra [A, L, bins] of the slots' planned symbols; one transform for all that fold alike."""
-        spectra: list[Complex64] = [np.zeros((0, 0, 0), np.complex64)] * len(plans)
-        for residues in {plan.residues for plan in plans if plan.symbols}:
-            members = [index for index, plan in enumerate(plans) if plan.symbols and plan.residues == residues]
-            windows = places
-            if windows is None:
-                windows = np.concatenate([starts[index] + plans[index].windows for index in members])
-            spectrum = self._demodulator.transform(samples, windows, 0.0, residues)
-            begin = 0
-            for index in members:
-                end = begin + len(plans[index].symbols)
-                spectra[index] = spectrum[:, begin:end]
-                begin = end
-        return spectra
+    def _batch(self, first: int, count: int) -> SlotBatch:
+        frames, slot_in_frame = divmod(first, self.carrier.slots_per_frame)
+        key = (slot_in_frame, (self.frame + frames) % self._frame_period, count)
+        if key not in self._batches:
+            slots = range(first, first + count)
+            starts = [self._frame_sample(slot) - self._frame_sample(first) for slot in slots]
+            if len(self._batches) >= _MOST_BATCHES:
+                self._batches.clear()
+            self._batches[key] = make_batch([self._plan(slot) for slot in slots], starts, self._tables)
+        return self._batches[key]
 
     def _frame_sample(self, slot: int) -> int:
         """The stream's sample at which the frame of `slot` starts."""
