@@ -25,9 +25,9 @@ from ingest.nr.lmmse import (
     SymbolCorrelation,
     build_filter,
     filter_slots,
-    line_moments,
     symbol_correlation,
     symbols_to_times,
+    tell_slots,
 )
 from ingest.nr.motion import Motion
 from ingest.nr.slot_estimate import Refusal, SlotEstimate
@@ -200,30 +200,28 @@ class PortEstimator:
         self._slots += passed
         self._noise = float(told[passed - 1, NOISE])
         lines = found.synthesis @ channel[:, :passed].reshape(count, -1)
-        outputs = ports * len(self.outputs_hz)
-        lines, taps = lines[:outputs], lines[outputs:]
+        outputs = len(self.outputs_hz)
+        cfr = np.empty((passed, ports, antennas, outputs), np.complex64)
+        taps = np.empty((passed, ports, antennas, len(lines) // ports - outputs), np.complex64)
+        snr_db, (squares, fourths) = np.empty((passed, ports)), np.empty((2, passed, ports, antennas))
+        tell_slots(lines, told, cfr, taps, snr_db, squares, fourths)
         errors = told[:passed, ERROR_POWER:]
-        squares, fourths = line_moments(lines, ports, passed)
         self._envelope.follow(squares, fourths, errors)
-        cfr, cir = (
-            np.ascontiguousarray(part.reshape(ports, len(part) // ports, passed, antennas).transpose(2, 0, 3, 1))
-            for part in (lines, taps)
-        )
-        snr_db = 10 * np.log10((squares.mean(axis=2) + errors) / told[:passed, NOISE, None])
+        singles = told[:, :ERROR_POWER].tolist()
         return [
             SlotEstimate(
                 cfr=cfr[slot],
-                taps=cir[slot],
+                taps=taps[slot],
                 error_power=errors[slot],
                 ls=received[slot],
-                noise_power=float(told[slot, NOISE]),
+                noise_power=singles[slot][NOISE],
                 snr_db=snr_db[slot],
-                cfo_hz=float(told[slot, CFO_MEASURED]),
+                cfo_hz=singles[slot][CFO_MEASURED],
                 delay_s=found.delay_s,
                 delay_spread_s=found.delay_spread_s,
                 doppler_hz=self._doppler_hz,
                 k_factor_db=self._k_factor_db,
-                confidence=float(told[slot, CONFIDENCE]),
+                confidence=singles[slot][CONFIDENCE],
             )
             for slot in range(passed)
         ]

@@ -115,6 +115,8 @@ def symbols_to_times(
     return np.asarray(across @ (symbols.eigenvectors * gains[:, None]) @ back, np.complex64)
 
 
+_LANES = 16
+
 CONFIDENCE, NOISE, CFO_MEASURED, ERROR_POWER = range(4)
 """Columns of what `filter_slots` tells of each slot; the error powers of the ports follow each other."""
 
@@ -190,10 +192,19 @@ def filter_slots(
 @kernel
 def line_energy(values: Complex64) -> float:
     """Sum of squared magnitudes of values [n]."""
-    total = np.float32(0.0)
-    for index in range(len(values)):
+    # So many sums side by side fill vector registers; one alone waits for each of its additions.
+    sums = np.zeros(_LANES, np.float32)
+    whole = len(values) // _LANES * _LANES
+    for first in range(0, whole, _LANES):
+        for lane in range(_LANES):
+            value = values[first + lane]
+            sums[lane] += value.real * value.real + value.imag * value.imag
+    total = 0.0
+    for lane in range(_LANES):
+        total += sums[lane]
+    for index in range(whole, len(values)):
         total += values[index].real * values[index].real + values[index].imag * values[index].imag
-    return float(total)
+    return total
 
 
 @kernel
@@ -231,20 +242,32 @@ def weigh(
 
 
 @kernel
-def line_moments(lines: Complex64, ports: int, slots: int) -> tuple[Real, Real]:
-    """Means over the tones of |h|^2 and |h|^4 of lines [G * O, n * A]. Shapes [n, G, A]."""
-    per_port = lines.shape[0] // ports
-    antennas = lines.shape[1] // slots
-    squares = np.zeros((slots, ports, antennas))
-    fourths = np.zeros((slots, ports, antennas))
+def tell_slots(
+    lines: Complex64, told: Real, cfr: Complex64, taps: Complex64, snr_db: Real, squares: Real, fourths: Real
+) -> None:
+    """What the lines [G O + G T, n A] of n slots come to; told [n, 3 + G] is `filter_slots`'s.
+
+    Fills cfr [n, G, A, O], taps [n, G, A, T], snr_db [n, G] per resource element, and the means over the tones of |h|^2
+    and |h|^4 into squares and fourths [n, G, A].
+    """
+    slots, ports, antennas, outputs = cfr.shape
     for row in range(lines.shape[0]):
-        port = row // per_port
+        port, tone = row // outputs, row % outputs
+        target = cfr if port < ports else taps
         for slot in range(slots):
             for antenna in range(antennas):
-                value = lines[row, slot * antennas + antenna]
-                square = float(value.real * value.real + value.imag * value.imag)
-                squares[slot, port, antenna] += square
-                fourths[slot, port, antenna] += square * square
-    squares /= per_port
-    fourths /= per_port
-    return squares, fourths
+                target[slot, port % ports, antenna, tone] = lines[row, slot * antennas + antenna]
+    for slot in range(slots):
+        for port in range(ports):
+            power = 0.0
+            for antenna in range(antennas):
+                square = fourth = 0.0
+                for tone in range(outputs):
+                    value = cfr[slot, port, antenna, tone]
+                    size = float(value.real * value.real + value.imag * value.imag)
+                    square += size
+                    fourth += size * size
+                squares[slot, port, antenna] = square / outputs
+                fourths[slot, port, antenna] = fourth / outputs
+                power += square / outputs / antennas
+            snr_db[slot, port] = 10.0 * np.log10((power + told[slot, ERROR_POWER + port]) / told[slot, NOISE])
