@@ -6,6 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -23,8 +24,7 @@ _UNSETTLED_S = 10.0
 _MOST_PLACES = 256
 
 
-@dataclass(frozen=True, eq=False)
-class Undone:
+class Undone(msgspec.Struct, frozen=True, eq=False):
     """A channel as alike antennas would have seen it: cfr [A, S], cir [A, T]; its error's power gains by it."""
 
     cfr: Complex64

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ingest.kernel import kernel
 from ingest.nr.delay_prior import DelayWindow
 from ingest.nr.estimation import PortEstimator
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator
@@ -48,11 +49,12 @@ class ReceivedSlot(msgspec.Struct, frozen=True, eq=False):
 class _HeldSlot:
     """The windows of a slot that lies across blocks, as far as they have come: all that is needed of it.
 
-    starts [W]: in the stream. windows [A, W * fft], and where each begins in it.
+    starts [W]: in the stream. windows [A, W * fft], in `memory` where it is of that shape, and where each begins in it.
     """
 
-    def __init__(self, starts: npt.NDArray[np.int64], antennas: int, fft: int) -> None:
-        self.windows = np.empty((antennas, len(starts) * fft), np.complex64)
+    def __init__(self, starts: npt.NDArray[np.int64], antennas: int, fft: int, memory: Complex64 | None = None) -> None:
+        shape = antennas, len(starts) * fft
+        self.windows = memory if memory is not None and memory.shape == shape else np.empty(shape, np.complex64)
         self.places = np.arange(len(starts)) * fft
         # The slots of a cell that is followed may move a little meanwhile: these windows stay.
         self.end_sample = int(starts.max()) + fft if len(starts) else 0
@@ -61,10 +63,18 @@ class _HeldSlot:
 
     def add(self, samples: Complex64, first_sample: int) -> None:
         """Take what `samples`, which go on where the last ones ended, hold of the windows."""
-        for start, place in zip(self._starts - first_sample, self.places, strict=True):
-            low, high = max(start, 0), min(start + self._fft, samples.shape[1])
-            if low < high:
-                self.windows[:, place + low - start : place + high - start] = samples[:, low:high]
+        copy_windows(samples, self._starts - first_sample, self._fft, self.windows)
+
+
+@kernel
+def copy_windows(samples: Complex64, starts: npt.NDArray[np.int64], fft: int, windows: Complex64) -> None:
+    """What samples [A, T] hold of windows [A, W * fft] that begin at starts [W], before or after them too."""
+    for window in range(len(starts)):
+        low, high = max(starts[window], 0), min(starts[window] + fft, samples.shape[1])
+        if low < high:
+            into = window * fft - starts[window]
+            for antenna in range(samples.shape[0]):
+                windows[antenna, into + low : into + high] = samples[antenna, low:high]
 
 
 @dataclass
@@ -95,6 +105,7 @@ class SlotReceiver:
         self._starts = [int(self._demodulator.windows(slot, (0,))[0]) for slot in slots]
         self._ends = [int(self._demodulator.windows(slot, (13,))[0]) + self._demodulator.fft for slot in slots]
         self._held: _HeldSlot | None = None
+        self._memory: Complex64 | None = None
         self._antennas = 0
         self._next_sample = 0
         self._slot: int | None = None
@@ -126,7 +137,8 @@ class SlotReceiver:
         yield from self._slots(samples, first_sample)
         if self._start_of(self._slot) < end_sample:
             starts = self._frame_sample(self._slot) + self._plan(self._slot).windows
-            self._held = _HeldSlot(starts, len(samples), self._demodulator.fft)
+            self._held = _HeldSlot(starts, len(samples), self._demodulator.fft, self._memory)
+            self._memory = self._held.windows
             self._held.add(samples, first_sample)
 
     def _slots(self, samples: Complex64, first_sample: int) -> Iterator[ReceivedSlot]:
