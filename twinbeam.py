@@ -21,6 +21,9 @@ for _library in ("OPENBLAS", "MKL", "OMP"):
 import typer
 
 from ingest.errors import TwinbeamError
+from ingest.memory import keep_freed_memory
+
+keep_freed_memory()  # before there are threads
 
 app = typer.Typer(
     name="twinbeam",

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ingest.finite import all_finite
 from ingest.messages import MAX_DIMENSION, ArraySpec, Message
 from ingest.topics import TOPICS, Topic
 
@@ -198,8 +199,7 @@ def _decode_array(
         array = array.copy()
     if full_scale is not None and scaled:
         return from_pairs(array, full_scale)
-    # As real numbers: NumPy tests those a whole vector register at a time, complex ones singly.
-    if not np.isfinite(array.reshape(-1).view(dtype.char.lower())).all():
+    if not all_finite(array.reshape(-1).view(dtype.char.lower())):
         raise WireError("non_finite", f"{spec.name} has NaN or infinite values")
     return array
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.errors import InputRefused
+from ingest.finite import all_finite
 
 Samples = npt.NDArray[np.complex64]
 _PIECE_BYTES = 1 << 20
@@ -254,16 +255,6 @@ class SlicedArray(SampleReader):
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             np.copyto(out, self._read(start, start + out.shape[1]), casting="unsafe")
         return all_finite(out.view(np.float32).reshape(-1))
-
-
-def all_finite(numbers: npt.NDArray[np.float32]) -> bool:
-    """Whether none of `numbers` [n] is NaN or infinite.
-
-    A sum of squares is finite only if they all are, and BLAS is at it four times faster than a look at each; a sum
-    that ran over says nothing, and then each is looked at.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(np.dot(numbers, numbers))) or bool(np.isfinite(numbers).all())
 
 
 def _reason(error: Exception) -> str:

@@ -19,7 +19,6 @@ from ingest.errors import InputRefused, TwinbeamError, UsageRefused
 from ingest.messages import IqBlock
 from ingest.nr.receiver import NrReceiver
 from ingest.sources import IqFileSource, Source, open_source
-from ingest.sources.samples import all_finite
 from tests.random_channels import complex_normal
 
 RAW: dict[str, Any] = {"rate_hz": 1e6, "center_hz": 3.5e9}
@@ -202,20 +201,6 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
         file.truncate(8 * BLOCK + 800)
     with pytest.raises(InputRefused, match="became shorter"):
         next(messages)
-
-
-@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 1, 777, -1])
-def test_a_number_that_is_none_is_seen_wherever_it_is(poison: float, place: int) -> None:
-    numbers = np.ones(4099, np.float32)
-    assert all_finite(numbers)
-    numbers[place] = poison
-    assert not all_finite(numbers)
-
-
-def test_numbers_whose_squares_run_over_are_numbers() -> None:
-    assert all_finite(np.full(1000, 3e38, np.float32))
-    assert not all_finite(np.r_[np.full(1000, 3e38), np.nan].astype(np.float32))
 
 
 def in_a_process(code: str) -> str:
