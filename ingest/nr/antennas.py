@@ -39,11 +39,11 @@ def whitened(
 
 
 def spanned_part(windows: npt.NDArray[np.complex64], waveform: npt.NDArray[np.complex64]) -> npt.NDArray[np.float64]:
-    """The part of the PSS that lies in what the antennas' windows [A, P, N] span. Shape [P]."""
+    """The part of PSSs, waveform [N] or [P, N], that lies in what the antennas' windows [A, P, N] span. Shape [P]."""
     parts = np.moveaxis(windows, 0, 1).astype(np.complex128)
     parts /= np.maximum(np.linalg.norm(parts, axis=2, keepdims=True), 1e-30)
     covariance = parts @ parts.conj().transpose(0, 2, 1) + 1e-6 * np.eye(len(windows))
-    outputs = (parts @ waveform)[..., None]
+    outputs = parts @ waveform[..., None]
     return np.asarray(np.sum(outputs.conj() * np.linalg.solve(covariance, outputs), axis=(1, 2)).real)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import scipy.fft
 from ingest.nr.numerology import ssb_sample_rate_hz
 
 _MAX_DENOMINATOR = 20_000
+_MOST_STRANDS = 32
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,36 @@ class Band:
     @cached_property
     def samples(self) -> npt.NDArray[np.complex64]:
         """The band in time. Shape [A, L]; samples past `valid_samples` come from zero padding."""
-        return np.asarray(scipy.fft.ifft(self.spectrum, axis=1), np.complex64)
+        _, rows, strands = self._strands.shape
+        turned = self._strands * _turning(self.spectrum.shape[1], strands, rows)
+        parts = scipy.fft.ifft(turned, axis=2, overwrite_x=True)
+        return np.ascontiguousarray(parts.transpose(0, 2, 1)).reshape(self.spectrum.shape)
+
+    @cached_property
+    def _strands(self) -> npt.NDArray[np.complex64]:
+        """Transforms of every r-th bin, from each of the first r on. Shape [A, L / r, r].
+
+        A transform in two steps, each of many short ones side by side, takes less than a long one.
+        """
+        antennas, length = self.spectrum.shape
+        strands = next(r for r in range(_MOST_STRANDS, 0, -1) if length % r == 0)
+        return np.asarray(scipy.fft.ifft(self.spectrum.reshape(antennas, -1, strands), axis=1), np.complex64)
+
+    def part(self, first: int, count: int) -> npt.NDArray[np.complex64]:
+        """`samples` from `first` on, shape [A, count]: the second step is done where it is wanted, if all were not."""
+        if "samples" in self.__dict__ or self._strands.shape[1] < count:
+            return self.samples[:, first : first + count]
+        length, (_, rows, strands) = self.spectrum.shape[1], self._strands.shape
+        begin = np.exp(2j * np.pi * (first * np.arange(strands) % length) / length) / strands
+        wanted = self._strands[:, (first + np.arange(count)) % rows] * _turning(length, strands, count)
+        return np.asarray(wanted @ begin.astype(np.complex64))
+
+
+@lru_cache(maxsize=8)
+def _turning(length: int, strands: int, count: int) -> npt.NDArray[np.complex64]:
+    """How far the first bins of a transform turn within `count` samples. Shape [count, strands]."""
+    turns = np.outer(np.arange(count), np.arange(strands)) / length
+    return np.asarray(np.exp(2j * np.pi * turns), np.complex64)
 
 
 class WidebandSpectrum:
@@ -56,13 +87,16 @@ class WidebandSpectrum:
         """The band nearest `center_hz`; its true centre, within half a bin, stands in the result."""
         bin_hz = self._rate_hz / self._length
         middle = round((center_hz - self._center_hz) / bin_hz)
-        half = self._band_length // 2
-        offsets = np.arange(-half, self._band_length - half)
-        wanted = middle + offsets
-        inside = (wanted >= -(self._length // 2)) & (wanted < self._length - self._length // 2)
+        half, whole_half = self._band_length // 2, self._length // 2
+        first = max(-half, -whole_half - middle)
+        last = min(self._band_length - half, self._length - whole_half - middle)
         spectrum = np.zeros((self._spectrum.shape[0], self._band_length), np.complex64)
-        spectrum[:, offsets[inside]] = self._spectrum[:, wanted[inside]]
-        spectrum *= np.float32(self._band_length / self._length)
+        scale = np.float32(self._band_length / self._length)
+        borders = sorted({first, *(border for border in (0, -middle) if first < border < last), last})
+        for start, stop in pairwise(borders):  # in FFT order neither the band nor the whole is in one piece
+            into, source = start % self._band_length, (start + middle) % self._length
+            piece = self._spectrum[:, source : source + stop - start]
+            np.multiply(piece, scale, out=spectrum[:, into : into + stop - start])
         return Band(spectrum, self.band_rate_hz, self._center_hz + middle * bin_hz, self._valid_samples)
 
 

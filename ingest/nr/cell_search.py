@@ -10,7 +10,7 @@ transforms, many at a time, which is several times faster than one long transfor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from ingest.nr.numerology import (
     SYNC_FIRST_SUBCARRIER,
     SYNC_SUBCARRIERS,
 )
+from ingest.nr.pss_filters import COARSE, POINTS, limits_side_by_side, peaks, side_by_side, templates_of
 from ingest.nr.sequences import pss
 
 FALSE_ALARM = 1e-4
@@ -36,15 +37,15 @@ OFFSETS_SCS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 """Frequency offsets tried, in subcarrier spacings. The worst one in between costs 0.9 dB."""
 
 _SEGMENT = 1024
+"""Of its bins a PSS can occupy COARSE, so that its filter is computed at one point of time in 16/9 samples; what lies
+between two of them shows in their sum."""
 _STEP = _SEGMENT - SSB_FFT
-_COARSE = 576
-"""Bins of a segment's spectrum that a PSS can occupy, and thereby points of time at which its filter is computed:
-one in 16/9 samples. What lies between two of them shows in their sum."""
-_POINTS = 2 * _STEP * _COARSE // _SEGMENT
+_PLACES = np.floor(np.arange(POINTS) * (_STEP / POINTS) + 0.5).astype(np.int64)
+"""The samples nearest to the points."""
 _COARSE_SHARE = 0.9
 """Of the limit: what a peak may lose between the points."""
-_SEGMENTS_AT_ONCE = 128
-"""Bounds the working memory: a megabyte for each antenna."""
+_SEGMENTS_AT_ONCE = 256
+"""Bounds the working memory: two megabytes for each antenna."""
 _SPATIAL_SHARE = 0.7
 """The same with several antennas, where a peak's own noise is not quite that of the segment around it."""
 SPATIAL_SLACK = 2.0
@@ -116,21 +117,31 @@ def _waveform(n_id_2: int, offset_scs: float) -> npt.NDArray[np.complex64]:
     return np.asarray((pss_symbol(n_id_2) * shift).conj(), np.complex64)
 
 
-_KEPT = np.r_[0 : _COARSE // 2, _SEGMENT - _COARSE // 2 : _SEGMENT]
+_KEPT = np.r_[0 : COARSE // 2, _SEGMENT - COARSE // 2 : _SEGMENT]
+_HYPOTHESES = tuple((n_id_2, offset_scs) for n_id_2 in range(3) for offset_scs in OFFSETS_SCS)
 
 
-@lru_cache(maxsize=32)
-def _template(n_id_2: int, offset_scs: float) -> npt.NDArray[np.complex64]:
-    """Conjugate spectrum of the PSS shifted by `offset_scs` where a PSS can be. Shape [_COARSE]."""
-    spectrum = scipy.fft.fft(_waveform(n_id_2, offset_scs).conj(), _SEGMENT).conj()
-    return np.asarray(spectrum[_KEPT] * np.float32(_COARSE / _SEGMENT), np.complex64)
+@cache
+def _waveforms() -> npt.NDArray[np.complex64]:
+    """Those of `_HYPOTHESES`, conjugate. Shape [hypotheses, SSB_FFT]."""
+    return np.array([_waveform(*hypothesis) for hypothesis in _HYPOTHESES])
+
+
+@cache
+def _templates() -> npt.NDArray[np.float32]:
+    """Their conjugate spectra where a PSS can be, over the length of the transform, as `peaks` takes them."""
+    spectra = scipy.fft.fft(_waveforms().conj(), _SEGMENT, axis=1).conj()
+    return templates_of(spectra[:, _KEPT] * np.float32(1 / _SEGMENT))
 
 
 def _sync_samples(band: Band) -> npt.NDArray[np.complex64]:
     """The band in time without what no PSS can occupy; a strong neighbour must not leak into the filter."""
-    bins = np.abs(np.fft.fftfreq(band.spectrum.shape[1], 1.0 / SSB_FFT))
-    kept = bins <= (SYNC_SUBCARRIERS + 1) / 2 + max(OFFSETS_SCS)
-    return np.asarray(scipy.fft.ifft(np.where(kept, band.spectrum, np.complex64(0)), axis=1, overwrite_x=True))
+    length = band.spectrum.shape[1]
+    reach = int(((SYNC_SUBCARRIERS + 1) // 2 + max(OFFSETS_SCS)) * length) // SSB_FFT
+    kept = np.zeros_like(band.spectrum)
+    kept[:, : reach + 1] = band.spectrum[:, : reach + 1]
+    kept[:, length - reach :] = band.spectrum[:, length - reach :]
+    return Band(kept, band.rate_hz, band.center_hz, band.valid_samples).samples
 
 
 @kernel
@@ -198,29 +209,27 @@ def _search_segments(
     usable = min(samples.shape[1], padded.shape[1])
     padded[:, :usable] = samples[:, :usable]
     windows = np.lib.stride_tricks.sliding_window_view(padded, _SEGMENT, axis=1)[:, ::_STEP]
-    points = np.floor(np.arange(_POINTS * segments) * (_STEP / _POINTS) + 0.5).astype(np.int64)
     if antennas == 1:
-        limits = energy[np.minimum(points, count - 1)] * np.float32(limit * _COARSE_SHARE)
+        limits = np.full(segments * _STEP, np.inf, np.float32)
+        np.multiply(energy, np.float32(limit * _COARSE_SHARE), out=limits[:count])
+        ordered = limits_side_by_side(limits, _STEP, _PLACES, segments)
     else:
-        windows, energies = whitened(windows, points[:_POINTS], SSB_FFT)
-        limits = energies.ravel() * np.float32(limit * _SPATIAL_SHARE)
-    limits[points >= count] = np.inf
-    spectra = np.take(scipy.fft.fft(windows, axis=2), _KEPT, axis=2)
-    product = np.empty_like(spectra)
+        windows, energies = whitened(windows, _PLACES, SSB_FFT)
+        energies *= np.float32(limit * _SPATIAL_SHARE)
+        energies[-1, _PLACES + (segments - 1) * _STEP >= count] = np.inf
+        ordered = limits_side_by_side(energies.ravel(), POINTS, np.arange(POINTS), segments)
+    spectra = side_by_side(scipy.fft.fft(windows, axis=2), _KEPT)
+    places, counts = peaks(spectra, _templates(), ordered, POINTS * SSB_FFT // _STEP, _MAX_PEAKS)
+    which = np.repeat(np.arange(len(_HYPOTHESES)), counts)
+    points = places[np.arange(_MAX_PEAKS) < counts[:, None]]
+    starts = points // POINTS * _STEP + _PLACES[points % POINTS]
     found: list[PssDetection] = []
-    places = np.empty(_MAX_PEAKS, np.int64)
-    for n_id_2 in range(3):
-        for offset_scs in OFFSETS_SCS:
-            np.multiply(spectra, _template(n_id_2, offset_scs), out=product)
-            outputs = scipy.fft.ifft(product, axis=2, overwrite_x=True)
-            peaks = _peaks(outputs.view(np.float32), limits, places)
-            if peaks:
-                waveform = _waveform(n_id_2, offset_scs)
-                found += [
-                    PssDetection(n_id_2, first_sample + start, offset_scs, metric, antennas, share, spanned)
-                    for start, metric, share, spanned in _refined(padded, energy, points[places[:peaks]], waveform)
-                    if share > limit
-                ]
+    for first in range(0, max(len(starts), 1), _MAX_PEAKS):  # once for none: its kernel is compiled in warming up
+        part = slice(first, first + _MAX_PEAKS)
+        for hypothesis, start, *shares in _refined(padded, energy, starts[part], which[part], limit):
+            n_id_2, offset_scs = _HYPOTHESES[hypothesis]
+            metric, share, spanned = shares
+            found.append(PssDetection(n_id_2, first_sample + start, offset_scs, metric, antennas, share, spanned))
     return found
 
 
@@ -228,64 +237,52 @@ def _refined(
     samples: npt.NDArray[np.complex64],
     energy: npt.NDArray[np.float32],
     starts: npt.NDArray[np.int64],
-    waveform: npt.NDArray[np.complex64],
-) -> list[tuple[int, float, float, float]]:
-    """The best starts within a sample of `starts` [P]; metric, share and what is spanned (see `PssDetection`) there."""
+    hypotheses: npt.NDArray[np.int64],
+    limit: float,
+) -> list[tuple[int, int, float, float, float]]:
+    """What exceeds `limit` at the best starts within a sample of `starts` [P], a hypothesis for each.
+
+    Hypothesis, start, metric, share and what is spanned (see `PssDetection`) there.
+    """
     tried = np.clip(starts[:, None] + np.array([-1, 0, 1]), 0, len(energy) - 1)
-    windows = samples[:, tried[..., None] + np.arange(SSB_FFT)]
-    powers = np.abs(windows @ waveform) ** 2
-    metrics = np.sum(powers, axis=0) / energy[tried]
-    shares = metrics
+    powers, own = np.empty((2, *tried.shape, len(samples)))
+    _matched(samples, tried, _waveforms(), hypotheses, powers, own)
+    shares = metrics = np.sum(powers, axis=2) / energy[tried]
     if len(samples) > 1:
-        own = np.sum(windows.real**2 + windows.imag**2, axis=-1)
-        shares = np.mean(powers / np.maximum(own, np.float32(1e-6) * energy[tried]), axis=0)
+        shares = np.mean(powers / np.maximum(own, 1e-6 * energy[tried][..., None]), axis=2)
     best = np.argmax(shares, axis=1)
-    rows = np.arange(len(starts))
-    spanned = spanned_part(windows[:, rows, best], waveform) if len(samples) > 1 else metrics[rows, best]
-    columns = (tried[rows, best], metrics[rows, best], shares[rows, best], spanned)
+    rows = np.flatnonzero(shares[np.arange(len(starts)), best] > limit)
+    best, hypotheses = best[rows], hypotheses[rows]
+    spanned = metrics[rows, best]
+    if len(samples) > 1:
+        windows = samples[:, tried[rows, best, None] + np.arange(SSB_FFT)]
+        spanned = spanned_part(windows, _waveforms()[hypotheses])
+    columns = (hypotheses, tried[rows, best], metrics[rows, best], shares[rows, best], spanned)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 @kernel
-def _peaks(outputs: npt.NDArray[np.float32], limits: npt.NDArray[np.float32], places: npt.NDArray[np.int64]) -> int:
-    """Where the filter's power exceeds `limits` and does so most within one symbol; fills places, returns how many.
-
-    outputs [A, segments, 2 x _COARSE]: real and imaginary parts. limits [segments x _POINTS]: for every output and for
-    the middle between it and the next. Of too many the least is given up.
-    """
-    found, last, into = 0, -_POINTS, -1
-    power, shares = np.empty(_POINTS, np.float32), np.empty(places.size, np.float32)
-    apart = _POINTS * SSB_FFT // _STEP
-    for segment in range(outputs.shape[1]):
-        first = segment * _POINTS
-        power[:] = np.float32(0.0)
-        for antenna in range(outputs.shape[0]):
-            for i in range(_POINTS // 2):
-                real, imag = outputs[antenna, segment, 2 * i], outputs[antenna, segment, 2 * i + 1]
-                power[2 * i] += real * real + imag * imag
-                real += outputs[antenna, segment, 2 * i + 2]
-                imag += outputs[antenna, segment, 2 * i + 3]
-                power[2 * i + 1] += np.float32(0.5) * (real * real + imag * imag)
-        above = 0
-        for i in range(_POINTS):  # branchless, so that it is vectorised: hardly any segment holds a peak
-            above += power[i] > limits[first + i]
-        if above == 0:
-            continue
-        for i in range(_POINTS):
-            if power[i] <= limits[first + i]:
-                continue
-            share = power[i] / limits[first + i]
-            if first + i - last >= apart or into < 0:
-                into = found if found < places.size else int(np.argmin(shares))
-                if found < places.size:
-                    found += 1
-                elif shares[into] >= share:
-                    into = -1
-                    continue
-            elif share <= shares[into]:
-                continue
-            places[into], shares[into], last = first + i, share, first + i
-    return found
+def _matched(
+    samples: npt.NDArray[np.complex64],
+    starts: npt.NDArray[np.int64],
+    waveforms: npt.NDArray[np.complex64],
+    hypotheses: npt.NDArray[np.int64],
+    powers: npt.NDArray[np.float64],
+    own: npt.NDArray[np.float64],
+) -> None:
+    """Powers behind the filter, and before it within its length, of samples [A, N] from starts [P, S] on. [P, S, A]."""
+    for place in range(starts.shape[0]):
+        waveform = waveforms[hypotheses[place]]
+        for i in range(starts.shape[1]):
+            for antenna in range(samples.shape[0]):
+                window = samples[antenna, starts[place, i] : starts[place, i] + SSB_FFT]
+                real, imag, power = 0.0, 0.0, 0.0
+                for n in range(SSB_FFT):
+                    xr, xi, wr, wi = window[n].real, window[n].imag, waveform[n].real, waveform[n].imag
+                    real += xr * wr - xi * wi
+                    imag += xr * wi + xi * wr
+                    power += xr * xr + xi * xi
+                powers[place, i, antenna], own[place, i, antenna] = real * real + imag * imag, power
 
 
 def _best_of_overlapping(found: list[PssDetection]) -> list[PssDetection]:

@@ -126,7 +126,7 @@ def measure_ssb(band: Band, detection: PssDetection, raster_hz: float, *, hypoth
     start = detection.first_sample - SSB_CP
     if start < 0 or start + SSB_SAMPLES > band.valid_samples:
         return None
-    samples = band.samples[:, start : start + SSB_SAMPLES].astype(np.complex128)
+    samples = band.part(start, SSB_SAMPLES).astype(np.complex128)
     if not np.any(samples):
         return None
     scs_hz = band.rate_hz / SSB_FFT
@@ -258,7 +258,7 @@ def reconstruct(band: Band, found: SsbMeasurement) -> Complex | None:
     if found.mib is None:
         return None
     start = found.first_sample
-    samples = band.samples[:, start : start + SSB_SAMPLES].astype(np.complex128)
+    samples = band.part(start, SSB_SAMPLES).astype(np.complex128)
     phases = symbol_phases(found.ssb_center_hz, found.scs_hz)
     cfo_scs = (found.cfo_hz + found.ssb_center_hz - band.center_hz) / found.scs_hz
     elements = demodulate(samples, cfo_scs, phases)

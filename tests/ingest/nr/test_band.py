@@ -50,6 +50,16 @@ def test_the_true_centre_is_told(rate_hz: float) -> None:
     assert band.samples.shape[1] >= band.valid_samples
 
 
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_a_part_is_what_lies_there_of_all(rate_hz: float, rng: np.random.Generator) -> None:
+    """Also where the transform goes round, and where a part is longer than what is transformed at once."""
+    parts = cut(noise(rng, 2, int(rate_hz * 1.7e-3)), rate_hz, 30e3, CENTER_HZ + 0.4e6)
+    whole = Band(parts.spectrum, parts.rate_hz, parts.center_hz, parts.valid_samples).samples
+    length = whole.shape[1]
+    for first, count in ((0, 300), (length // 32 - 5, 100), (length - 200, 200), (17, length // 2)):
+        np.testing.assert_allclose(parts.part(first, count), whole[:, first : first + count], atol=1e-5)
+
+
 @pytest.mark.parametrize("distance_hz", [-8e6, -4.1e6, 4.1e6, 8e6])
 def test_what_lies_outside_does_not_come_in(distance_hz: float) -> None:
     """A pulse 0.26 MHz beyond the edge and 60 dB stronger: nothing of it folds into the band."""
