@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +22,13 @@ def crc24c(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return divided[len(bits) :]
 
 
-def passes_crc24c(bits: npt.NDArray[np.uint8]) -> bool:
-    """Whether the last 24 of `bits` are the parity bits of those before."""
-    return bool(np.array_equal(crc24c(bits[:-CRC24C_BITS]), bits[-CRC24C_BITS:]))
+def passes_crc24c(bits: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Whether the last 24 of `bits` [..., A] are the parity bits of those before. Shape [...]."""
+    return np.asarray(~np.any(bits @ _checks(bits.shape[-1]) & 1, axis=-1))
+
+
+@cache
+def _checks(length: int) -> npt.NDArray[np.uint8]:
+    """Which parity checks each of `length` bits is in: all are even where parity bits are right. Shape [length, 24]."""
+    message = np.array([crc24c(bit) for bit in np.eye(length - CRC24C_BITS, dtype=np.uint8)], np.uint8)
+    return np.concatenate([message.reshape(-1, CRC24C_BITS), np.eye(CRC24C_BITS, dtype=np.uint8)])

@@ -76,12 +76,10 @@ def decode(llr: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8] | None:
     frozen = np.ones(CODE_BITS, np.bool_)
     frozen[_INFORMATION] = False
     paths, metrics = _decode_list(combined, frozen, LIST_SIZE)
-    for path in np.argsort(metrics, kind="stable"):
-        message = np.empty(MESSAGE_BITS, np.uint8)
-        message[_INTERLEAVER] = paths[path, _INFORMATION]
-        if passes_crc24c(message):
-            return message
-    return None
+    messages = np.empty((LIST_SIZE, MESSAGE_BITS), np.uint8)
+    messages[:, _INTERLEAVER] = paths[np.argsort(metrics, kind="stable")][:, _INFORMATION]
+    passed = np.flatnonzero(passes_crc24c(messages))
+    return messages[passed[0]] if len(passed) else None
 
 
 @kernel
