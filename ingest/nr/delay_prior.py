@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
-from scipy.linalg.blas import dsyrk, zherk
+from scipy.linalg.lapack import dpstrf, zpstrf
 
-Complex = npt.NDArray[np.complex128]
-Real = npt.NDArray[np.float64]
-Field = npt.NDArray[np.inexact[Any]]
+from ingest.nr.delay_columns import SIDE, Complex, Field, Real, between, directions, turning, with_phase, without_phase
 
 _OVERSAMPLING = 2.0
 _FINER = 16
@@ -28,9 +25,7 @@ _FINER = 16
 A path between two points is taken for two paths. With the coarse grid alone the estimate lost 2 dB of what the true
 delays give at 30 dB SNR and 52 PRBs (TDL-C, 200 ns), 3 dB at 106 PRBs."""
 
-_SIDE = 6
-_KAISER = 9.0
-"""Columns of the fine grid are interpolated from so many of the coarse one to either side, to -80 dB."""
+Complex64 = npt.NDArray[np.complex64]
 
 _LEAK = 0.01
 _REACH = (1, 2, 4, 8)
@@ -54,9 +49,23 @@ _SEEN = 0.3
 _MEMORY = 96
 """Observations that the running covariance reaches back."""
 
+_TOGETHER = 128
+"""Columns that are added to the running covariance at a time, at least."""
+
 _LARGEST_STEP = 4.0
 _DOUBTED = 4
-_FLOOR = 1e-7
+_REMAINS = 0.03
+"""Share of a negligible power that each coarse delay keeps at least, so that it can come back."""
+
+_FAINT = 0.03
+"""Delays and directions with less than this share of the power that a mode must have make no difference to a filter."""
+
+_COARSE_ROUNDS = 3
+"""Of the first fit, so that delays are told finely only where there is power."""
+
+_UNSEEN = 3e-3
+"""Directions in which all delays that matter have less power than this share of the noise are left out of a fit."""
+
 _NEGLIGIBLE = 3e-3
 """A delay whose power over all pilots is less than this share of the noise is not worth a round."""
 
@@ -98,27 +107,35 @@ class DelayPrior:
         self._is_coarse = np.tile(np.arange(len(self.delays_s)) % _FINER == 0, self.ports)
         self._middle_hz = float(tones_hz.mean())
         step_s = window.length_s / (points - 1)
-        coarse_s = window.earliest_s + step_s * np.arange(-_SIDE, points + _SIDE)
-        fourier = np.exp(-2j * np.pi * (tones_hz - self._middle_hz)[:, None] * coarse_s)
-        columns, self._turns = _without_phase(covers[:, :, None] * fourier)
-        inside = columns[:, :, _SIDE : points + _SIDE]
-        strengths, directions = _directions(np.concatenate(list(inside), axis=1))
-        rank = int(np.count_nonzero(strengths > _SUBSPACE_TOLERANCE * strengths[-1]))
-        rank = min(rank, max(int(_MAX_SUBSPACE_SHARE * len(tones_hz)), 1))
+        coarse_s = window.earliest_s + step_s * np.arange(-SIDE, points + SIDE, dtype=np.float64)
+        fourier = turning(tones_hz - self._middle_hz, coarse_s)
+        columns, self._turns = without_phase(covers[:, :, None] * fourier)
+        inside = columns[:, :, SIDE : points + SIDE]
+        strengths, found = directions(np.concatenate(list(inside), axis=1), _SUBSPACE_TOLERANCE)
+        rank = min(len(strengths), max(int(_MAX_SUBSPACE_SHARE * len(tones_hz)), 1))
         if rank < self.ports:
             raise ValueError(f"{self.ports} ports cannot be told apart by {len(tones_hz)} pilots")
         strong = int(np.count_nonzero(strengths > _STRONG_SHARE * strengths[-1]))
         self.strong = min(max(strong, self.ports), rank)
-        basis = directions[:, -rank:]
-        self.subspace: Complex = np.ascontiguousarray(_with_phase(basis) if np.isrealobj(basis) else basis)
-        self._steering: Field = np.concatenate([_between(basis.conj().T @ port) for port in columns], axis=1)
-        self._steering = np.asfortranarray(self._steering)
-        self._lower: Field = np.zeros((rank, rank), self._steering.dtype, "F")
-        self._covariance: Field = self._lower
+        basis = np.ascontiguousarray(found[:, -rank:])
+        self.subspace: Complex = np.asarray(with_phase(basis) if np.isrealobj(basis) else basis, np.complex128)
+        self._basis: Field = basis.astype(np.float32 if np.isrealobj(basis) else np.complex64)
+        # a^H of every delay: what is used at a time are some delays, so these lie together
+        self._rows: Field = np.empty((self.ports * len(self.delays_s), rank), found.dtype)
+        for port, rows in zip(columns, np.split(self._rows, self.ports), strict=True):
+            between(port.conj().T @ basis, _FINER, rows)
+        self._observed: Field = np.zeros((rank, rank), self._rows.dtype)
+        self._waiting: list[tuple[float, float, Field]] = []
+        self._columns_waiting = 0
         self._powers: Real | None = None
-        self._step: Real = np.zeros(self._steering.shape[1])
+        self._step: Real = np.zeros(len(self._rows))
         self._noise = 0.0
         self.observations = 0
+
+    def on_pilots(self, vectors: Field) -> Complex64:
+        """Vectors [r, n] of the subspace as what they are on the pilots [S, n]."""
+        found = self._basis @ vectors.astype(self._basis.dtype)
+        return np.asarray(with_phase(found) if np.isrealobj(found) else found, np.complex64)
 
     @property
     def powers(self) -> Real:
@@ -130,15 +147,28 @@ class DelayPrior:
     def observe(self, projected: npt.NDArray[np.complexfloating], noise_power: float) -> None:
         """Take in `projected` [r, n], pilots in the subspace with noise of `noise_power` per entry."""
         weight = max(1.0 / (self.observations + 1), 1.0 / _MEMORY)
-        share = weight / projected.shape[1]
-        if np.isrealobj(self._lower):
+        if np.isrealobj(self._observed):
             columns = np.concatenate([projected.real, projected.imag], axis=1, dtype=np.float64)
-            self._lower = dsyrk(share, columns, 1.0 - weight, self._lower, lower=1, overwrite_c=1)
         else:
-            columns = np.asfortranarray(projected, np.complex128)
-            self._lower = zherk(share, columns, 1.0 - weight, self._lower, lower=1, overwrite_c=1)
+            columns = projected.astype(np.complex128)
+        self._waiting.append((weight, weight / projected.shape[1], columns))
         self._noise = (1.0 - weight) * self._noise + weight * noise_power
         self.observations += 1
+        self._columns_waiting += columns.shape[1]
+        if self._columns_waiting >= _TOGETHER:
+            self._take_in()
+
+    def _take_in(self) -> None:
+        """Add what waits to the running covariance: together, as one by one the time went into reading and writing."""
+        remaining, parts = 1.0, []
+        for weight, share, columns in reversed(self._waiting):
+            parts.append(np.sqrt(remaining * share) * columns)
+            remaining *= 1.0 - weight
+        self._waiting.clear()
+        if parts:
+            columns = np.concatenate(parts, axis=1)
+            self._observed = remaining * self._observed + columns @ columns.conj().T
+            self._columns_waiting = 0
 
     def doubt(self) -> None:
         """Let what comes next weigh more: the channel is not what it was."""
@@ -151,19 +181,49 @@ class DelayPrior:
         At a maximum of the likelihood a_i^H C^-1 S C^-1 a_i = a_i^H C^-1 a_i wherever p_i > 0; the powers are
         multiplied by the ratio of the two sides, as in covariance fitting (Stoica et al., SPICE and its LIKES variant).
         """
-        self._covariance = np.tril(self._lower) + np.tril(self._lower, -1).conj().T
+        self._take_in()
+        observed = self._observed
+        self._step = np.zeros(len(self._is_coarse))
+        coarse_rounds = 1
         if self._powers is None:
-            energy = float(np.trace(self._covariance).real) - self._noise * len(self._covariance)
-            energy = max(energy, 1e-3 * self._noise * len(self._covariance))
-            coarse = self._steering[:, self._is_coarse]
+            coarse_rounds = _COARSE_ROUNDS
+            energy = float(np.trace(observed).real) - self._noise * len(observed)
+            energy = max(energy, 1e-3 * self._noise * len(observed))
+            coarse = self._rows[self._is_coarse]
             self._powers = np.where(self._is_coarse, energy / float(np.sum(np.abs(coarse) ** 2)), 0.0)
-        self._step = np.zeros(len(self._powers))
-        self._improve(np.flatnonzero(self._is_coarse | (self._powers > 0.0)))
+        active = np.flatnonzero(self._is_coarse | (self._powers > self._least))
+        rows = self._rows[active]
+        for _ in range(coarse_rounds):
+            self._improve(active, rows, observed)
         self._spread()
         yield
+        active = np.flatnonzero(self._powers > self._least)
+        rows = self._rows[active]
+        basis = np.linalg.qr(_low_rank(rows * np.sqrt(self._powers[active])[:, None], _UNSEEN * self._noise))[0]
+        rows = rows @ basis
+        observed = basis.conj().T @ observed @ basis
         for _ in range(rounds):
-            self._improve(self._active(_NEGLIGIBLE * self._noise))
+            matters = self._powers[active] > self._least
+            active, rows = active[matters], rows[matters]
+            self._improve(active, rows, observed)
             yield
+        self._gather()
+
+    @property
+    def _least(self) -> float:
+        """The power of a delay that is worth a round."""
+        assert self._powers is not None
+        return max(_NEGLIGIBLE * self._noise / self._pilots, 1e-9 * float(self._powers.max()))
+
+    def _gather(self) -> None:
+        """Leave what is negligible at a delay to the nearest coarse one: it need not be told finely where it is."""
+        powers = self.powers
+        negligible = np.where(powers > self._least, 0.0, powers)
+        found = powers - negligible
+        half = _FINER // 2
+        padded = np.pad(negligible, ((0, 0), (half, _FINER - half - 1)))
+        found[:, ::_FINER] += padded.reshape(self.ports, -1, _FINER).sum(axis=2)
+        self._powers = found.ravel()
 
     def _spread(self) -> None:
         """Let a little power leak to the delays beside, so that it can move there if that is where it comes from."""
@@ -179,51 +239,50 @@ class DelayPrior:
         powers = self.powers.ravel()
         return np.flatnonzero(powers > max(floor / self._pilots, 1e-9 * float(powers.max())))
 
-    def _improve(self, active: npt.NDArray[np.int64]) -> None:
-        """One round of the fixed point over the delays `active`.
+    def _improve(self, active: npt.NDArray[np.int64], rows: Field, observed: Field) -> None:
+        """One round of the fixed point over the delays `active`, whose rows [D, k] are a^H; observed [k, k]: S.
 
         Delays in between that have lost their power are dropped; the coarse ones are kept, as powers may come back.
         """
         assert self._powers is not None
-        steering = self._steering[:, active]
-        covariance = (steering * self._powers[active]) @ steering.conj().T
+        before = self._powers[active]
+        roots = rows * np.sqrt(before)[:, None]
+        covariance = roots.conj().T @ roots
         covariance[np.diag_indices_from(covariance)] += max(
             self._noise, 1e-12 * self._pilots * float(self._powers.sum())
         )
         factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
-        whitened = cho_solve(factor, steering, check_finite=False)
-        found = np.sum(whitened.conj() * (self._covariance @ whitened), axis=0).real
-        expected = np.sum(steering.conj() * whitened, axis=0).real
-        before = self._powers[active]
+        whitened = rows @ cho_solve(factor, np.eye(len(covariance)), check_finite=False)
+        found = np.einsum("dk,dk->d", whitened @ observed, whitened.conj()).real
+        expected = np.einsum("dk,dk->d", whitened, rows.conj()).real
         step = np.log(np.maximum(found, 1e-300) / np.maximum(expected, 1e-300)) + _MOMENTUM * self._step[active]
         self._step[active] = step = np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
         powers = before * np.exp(step)
-        least = _FLOOR * float(np.sum(powers)) / np.count_nonzero(self._is_coarse)
+        least = _REMAINS * self._least
         powers = np.where(powers > least, powers, np.where(self._is_coarse[active], least, 0.0))
         self._powers[active] = powers
 
-    def modes(self, floor: float) -> tuple[Real, Complex]:
+    def modes(self, floor: float) -> tuple[Real, Field]:
         """Eigenvalues above `floor` [q], ascending, and eigenvectors [r, q] of the prior covariance; one at least."""
-        active = self._active(1e-3 * floor)
-        root = self._steering[:, active] * np.sqrt(self.powers.ravel()[active])
-        if root.shape[1] < root.shape[0]:
-            squares, right = np.linalg.eigh(root.conj().T @ root)
-            kept = squares > max(floor, 1e-12 * float(squares[-1]))
-            kept[-1] = True
-            variances = np.maximum(squares[kept], 1e-300)
-            return variances, np.asarray(root @ right[:, kept] / np.sqrt(variances))
-        variances, vectors = np.linalg.eigh(root @ root.conj().T)
-        kept = variances > max(floor, 1e-12 * float(variances[-1]))
+        active = self._active(_FAINT * floor)
+        root = _low_rank(self._rows[active] * np.sqrt(self.powers.ravel()[active])[:, None], _FAINT * floor)
+        squares, right = np.linalg.eigh(root.conj().T @ root)
+        kept = squares > max(floor, 1e-12 * float(squares[-1]))
         kept[-1] = True
-        return np.maximum(variances[kept], 1e-300), np.asarray(vectors[:, kept])
+        variances = np.maximum(squares[kept], 1e-300)
+        return variances, np.asarray(root @ right[:, kept] / np.sqrt(variances))
 
-    def cross_covariance(self, port: int, tones_hz: Real) -> Complex:
-        """Prior covariance between the port's channel on tones_hz [O] and the subspace. Shape [O, r]."""
+    def cross_covariance(self, port: int, tones_hz: Real, vectors: Field | None = None, floor: float = 0.0) -> Complex:
+        """Prior covariance between the port's channel on tones_hz [O] and vectors [r, n] of the subspace, or all of it.
+
+        Shape [O, n]. floor: as of `modes`.
+        """
         powers = self.powers[port]
-        active = np.flatnonzero(powers > 1e-9 * float(powers.max()))
-        fourier = _turning(tones_hz - self._middle_hz, self.delays_s[active])
-        steering = self._steering[:, port * len(self.delays_s) + active]
-        return np.asarray((fourier * (powers[active] * self._turns[port])) @ steering.conj().T)
+        active = np.flatnonzero(powers > max(_FAINT * floor / self._pilots, 1e-9 * float(powers.max())))
+        fourier = turning(tones_hz - self._middle_hz, self.delays_s[active])
+        rows = self._rows[port * len(self.delays_s) + active]
+        seen = rows if vectors is None else rows @ vectors
+        return np.asarray((fourier * (powers[active] * self._turns[port])) @ seen)
 
     def moments_s(self, port: int) -> tuple[float, float]:
         """Mean delay and RMS delay spread of a port by those of its powers that stand out of the noise.
@@ -240,70 +299,14 @@ class DelayPrior:
         return mean_s, float(np.sqrt(variance))
 
 
-def _turning(tones_hz: Real, delays_s: Real) -> Complex:
-    """exp(-2 pi j f t) at tones f [O] and delays t [D], shape [O, D]; by products where tones are even."""
-    if len(tones_hz) < 3 or not np.allclose(np.diff(tones_hz, 2), 0.0):
-        return np.asarray(np.exp(-2j * np.pi * tones_hz[:, None] * delays_s))
-    found = np.empty((len(tones_hz), len(delays_s)), np.complex128)
-    found[0] = np.exp(-2j * np.pi * tones_hz[0] * delays_s)
-    found[1:] = np.exp(-2j * np.pi * (tones_hz[1] - tones_hz[0]) * delays_s)
-    return np.asarray(np.multiply.accumulate(found, axis=0, out=found))
+def _low_rank(roots: Field, tolerance: float) -> Field:
+    """L [r, k] with L L^H = roots^H roots but for at most `tolerance` in each diagonal entry; one column at least.
 
-
-def _directions(columns: Field) -> tuple[Real, Field]:
-    """Squared singular values [k] of columns [S, D], ascending, and left singular vectors [S, k].
-
-    By the eigenvalues of the smaller Gram matrix: accurate enough for what `_SUBSPACE_TOLERANCE` keeps, faster, and
-    where the singular values fall to nothing LAPACK's divide and conquer was seen to fail.
+    By Cholesky with pivoting, which ends where nothing is left: a twentieth of what the eigenvalues cost.
     """
-    if len(columns) <= columns.shape[1]:
-        strengths, directions = np.linalg.eigh(columns @ columns.conj().T)
-        return np.maximum(strengths, 0.0), directions
-    strengths, right = np.linalg.eigh(columns.conj().T @ columns)
-    strengths = np.maximum(strengths, 0.0)
-    return strengths, columns @ right / np.sqrt(np.maximum(strengths, 1e-15 * strengths[-1]))
-
-
-def _without_phase(columns: Complex) -> tuple[Field, Complex]:
-    """Columns [G, S, D] in real coordinates, and the turns [G] that made them real; as they are, where none does.
-
-    Phases of a delay over pilots that lie evenly about their middle are odd about it, and so they are with the usual
-    covers: but for a turn of each port's own a column equals its conjugate upside down. Such columns are real in the
-    basis of `_with_phase`. Their covariance is a quarter of the work, and known twice as well: the conjugate of what
-    was received, upside down, is an observation of its own (forward-backward averaging).
-    """
-    mirrored = columns[:, ::-1].conj()
-    turns = np.exp(0.5j * np.angle(np.sum(columns.conj() * mirrored, axis=(1, 2))))
-    turned = columns * turns[:, None, None]
-    if not np.allclose(turned, turned[:, ::-1].conj(), atol=1e-6):
-        return columns, np.ones(len(columns), np.complex128)
-    half = turned.shape[1] // 2
-    middle = turned[:, half : turned.shape[1] - half].real
-    upper = np.sqrt(2.0) * turned[:, :half]
-    return np.concatenate([upper.real, middle, upper.imag], axis=1), turns
-
-
-def _between(coarse: Field) -> Field:
-    """Columns [r, D] on the fine grid from those [r, points + 2 _SIDE] on the coarse one and beyond its ends.
-
-    By a sinc under a Kaiser window: the coarse grid takes twice the samples that the band needs, so a few do.
-    """
-    points = coarse.shape[1] - 2 * _SIDE
-    fine = np.empty((coarse.shape[0], (points - 1) * _FINER + 1), coarse.dtype)
-    fine[:, ::_FINER] = coarse[:, _SIDE : points + _SIDE]
-    taps = np.arange(1 - _SIDE, _SIDE + 1)
-    for step in range(1, _FINER):
-        apart = taps - step / _FINER
-        weights = np.sinc(apart) * np.i0(_KAISER * np.sqrt(1.0 - (apart / _SIDE) ** 2)) / np.i0(_KAISER)
-        fine[:, step::_FINER] = sum(
-            weight * coarse[:, _SIDE + tap : _SIDE + tap + points - 1]
-            for tap, weight in zip(taps, weights, strict=True)
-        )
-    return fine
-
-
-def _with_phase(columns: Field) -> Complex:
-    """What real coordinates [S, r] stand for."""
-    half = len(columns) // 2
-    upper = (columns[:half] + 1j * columns[len(columns) - half :]) / np.sqrt(2.0)
-    return np.concatenate([upper, columns[half : len(columns) - half], upper[::-1].conj()])
+    covariance = roots.conj().T @ roots
+    factor = dpstrf if np.isrealobj(covariance) else zpstrf
+    lower, order, rank, _ = factor(covariance, tol=tolerance, lower=1)
+    found = np.empty((len(covariance), max(rank, 1)), covariance.dtype)
+    found[order - 1] = np.tril(lower)[:, : max(rank, 1)]
+    return found

@@ -46,7 +46,7 @@ other show one and the same fading, and what was learnt from them would weigh to
 slots and then after every 4096."""
 
 _AT_ONCE_SLOTS = 1024
-"""Later fits are done a step at each slot that is learnt from: at once, a stream would wait for a tenth of a second."""
+"""Later fits are done a step at each slot that is learnt from: at once, a stream would wait for 15 ms at 106 PRBs."""
 
 _RESUMED_SLOTS = 5
 """Where a channel that has left what was learnt is taken to be in that order: the next fit is three slots away, so that
@@ -298,7 +298,9 @@ class PortEstimator:
         """Fit the prior where there are rounds to do, then make the filter anew: step by step."""
         if rounds:
             yield from self.prior.fit(rounds)
-        self._filter = build_filter(self.prior, self.outputs_hz, noise_power)
+        found = build_filter(self.prior, self.outputs_hz, noise_power)
+        yield  # until then slots go through the filter and the correlations that belong together
+        self._filter = found
         self.motion.begin(antennas, self._filter.analysis)
         motion = self.motion.modes(antennas, noise_power)
         self._correlation = symbol_correlation(self._times_s, motion)

@@ -59,16 +59,16 @@ def build_filter(prior: DelayPrior, outputs_hz: Real, noise_power: float) -> Lmm
 
     Taps are made of even tones only.
     """
-    variances, vectors = prior.modes(MODE_FLOOR * noise_power)
-    synthesis = (
-        np.stack([prior.cross_covariance(port, outputs_hz) @ vectors for port in range(prior.ports)]) / variances
-    )
+    floor = MODE_FLOOR * noise_power
+    variances, vectors = prior.modes(floor)
+    across = [prior.cross_covariance(port, outputs_hz, vectors, floor) for port in range(prior.ports)]
+    synthesis = np.stack(across) / variances
     is_even = np.allclose(np.diff(outputs_hz, 2), 0.0)
     taps = impulse_response(synthesis.swapaxes(1, 2)).swapaxes(1, 2) if is_even else synthesis[:0]
     shape_power = np.mean(np.abs(synthesis) ** 2, axis=1)
     moments = np.array([prior.moments_s(port) for port in range(prior.ports)])
     return LmmseFilter(
-        analysis=np.ascontiguousarray((prior.subspace @ vectors).conj().T, np.complex64),
+        analysis=np.ascontiguousarray(prior.on_pilots(vectors).conj().T),
         variances=variances,
         synthesis=np.ascontiguousarray(np.concatenate([synthesis, taps]).reshape(-1, len(variances)), np.complex64),
         shape_power=shape_power,

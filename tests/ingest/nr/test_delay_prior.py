@@ -102,3 +102,63 @@ def test_delay_spread_is_that_of_the_paths(noise: float) -> None:
     found_mean_s, found_spread_s = prior.moments_s(0)
     assert found_mean_s == pytest.approx(mean_s, abs=0.03e-6)
     assert found_spread_s == pytest.approx(spread_s, rel=0.15)
+
+
+@pytest.mark.parametrize("is_even", [True, False])
+def test_a_fit_is_at_a_maximum_of_the_likelihood(is_even: bool) -> None:
+    """Where many rounds lead, the likelihood, written out over all pilots, has no slope along a power that is left."""
+    tones_hz = comb(12) if is_even else np.delete(comb(12), slice(10, 21))
+    covers = np.ones((1, len(tones_hz)), complex)
+    rng = np.random.default_rng(7)
+    prior, noise = DelayPrior(tones_hz, covers, WINDOW), 0.2
+    observed = np.zeros((len(tones_hz), len(tones_hz)), complex)
+    for number in range(40):
+        gains = np.sqrt(POWERS / 2)[:, None] * (rng.standard_normal((4, 2)) + 1j * rng.standard_normal((4, 2)))
+        white = rng.standard_normal((len(tones_hz), 2)) + 1j * rng.standard_normal((len(tones_hz), 2))
+        received = steering(tones_hz) @ gains + np.sqrt(noise / 2) * white
+        prior.observe(prior.subspace.conj().T @ received, noise)
+        observed += (received @ received.conj().T / 2 - observed) / (number + 1)
+    if is_even:  # forward-backward
+        observed = (observed + observed[::-1, ::-1].conj()) / 2
+    list(prior.fit(600))
+    columns = np.exp(-2j * np.pi * (tones_hz - tones_hz.mean())[:, None] * prior.delays_s)
+    powers = prior.powers[0]
+    whitened = np.linalg.solve((columns * powers) @ columns.conj().T + noise * np.eye(len(tones_hz)), columns)
+    found = np.sum(whitened.conj() * (observed @ whitened), axis=0).real
+    expected = np.sum(columns.conj() * whitened, axis=0).real
+    strong = powers * len(tones_hz) > noise
+    assert np.count_nonzero(strong) >= 4
+    np.testing.assert_allclose(found[strong] / expected[strong], 1.0, atol=0.02)
+    assert np.sum(powers * (found / expected - 1.0)) == pytest.approx(0.0, abs=0.01 * powers.sum())
+
+
+def test_observations_weigh_alike_however_many_wait() -> None:
+    """A fit takes in what waits: asking for one after each observation leaves the same covariance as at the end."""
+    tones_hz = comb(12)
+    covers = np.ones((1, len(tones_hz)), complex)
+    rng = np.random.default_rng(8)
+    seen = [rng.standard_normal((len(tones_hz), 3)) + 1j * rng.standard_normal((len(tones_hz), 3)) for _ in range(130)]
+    often, once = (DelayPrior(tones_hz, covers, WINDOW) for _ in range(2))
+    for received in seen:
+        for prior in (often, once):
+            prior.observe(prior.subspace.conj().T @ received, 1.0)
+        next(often.fit(0))
+    for prior in (often, once):
+        prior._powers = None  # both fit anew
+        list(prior.fit(6))
+    np.testing.assert_allclose(often.powers, once.powers, rtol=1e-6, atol=1e-12)
+
+
+def test_negligible_powers_are_left_to_the_coarse_delays_and_not_lost() -> None:
+    tones_hz = comb(24)
+    prior = taught(tones_hz, np.ones((1, len(tones_hz)), complex), 64, 1.0)
+    told = [prior.powers.sum()]
+    steps = prior.fit(3)
+    for _ in range(4):
+        next(steps)
+    spread = prior.powers.copy()
+    list(steps)
+    told.append(prior.powers.sum())
+    np.testing.assert_allclose(prior.powers.sum(), spread.sum(), rtol=1e-12)
+    assert np.count_nonzero(prior.powers) < 0.5 * np.count_nonzero(spread)
+    assert told[0] == pytest.approx(told[1], rel=0.02)
