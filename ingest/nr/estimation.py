@@ -298,9 +298,7 @@ class PortEstimator:
         """Fit the prior where there are rounds to do, then make the filter anew: step by step."""
         if rounds:
             yield from self.prior.fit(rounds)
-        found = build_filter(self.prior, self.outputs_hz, noise_power)
-        yield  # until then slots go through the filter and the correlations that belong together
-        self._filter = found
+        self._filter = build_filter(self.prior, self.outputs_hz, noise_power)
         self.motion.begin(antennas, self._filter.analysis)
         motion = self.motion.modes(antennas, noise_power)
         self._correlation = symbol_correlation(self._times_s, motion)
