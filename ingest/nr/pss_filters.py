@@ -137,9 +137,7 @@ def _peaks(
     for group in range(spectra.shape[0]):
         for template in range(templates.shape[0]):
             for antenna in range(spectra.shape[1]):
-                _nines(spectra[group, antenna], templates[template], part)
-                _eights(part, turning)
-                _last_eights(part, rows, out)
+                _filter(spectra[group, antenna], templates[template], rows, turning, part, out)
                 if antenna == 0:
                     power[:] = np.float32(0.0)
                 above = _add_power(out, power, limits[group])
@@ -148,6 +146,14 @@ def _peaks(
                     first = (group * LANES + lane) * POINTS
                     _pick(power, limits[group], lane, first, apart, places[template], shares[template], state[template])
     return state[:, 0].copy()
+
+
+@kernel
+def _filter(x: Real, by: Real, rows: npt.NDArray[np.int64], turning: Real, part: Real, out: Real) -> None:
+    """Outputs in the order of time, LANES side by side, of one template for one antenna; part: to work in."""
+    _nines(x, by, part)
+    _eights(part, turning)
+    _last_eights(part, rows, out)
 
 
 @kernel

@@ -8,6 +8,7 @@ import pytest
 
 from ingest.nr import pss_filters
 from ingest.nr.pss_filters import COARSE, LANES, OUTPUTS, POINTS, limits_side_by_side, peaks, side_by_side, templates_of
+from tests.ingest.nr.conftest import add_power, filter_by_numpy, power_by_numpy
 from tests.ingest.nr.signals import noise
 
 KEPT = np.r_[0:288, 736:1024]
@@ -30,13 +31,28 @@ def slow_powers(spectra: npt.NDArray[np.complex64], template: npt.NDArray[np.com
 def test_the_transform_in_three_passes(rng: np.random.Generator) -> None:
     spectra, template = bins(rng, 1, LANES, 1024), bins(rng, 1, COARSE)
     values = np.empty(2 * pss_filters._IMAGINARY, np.float32)
-    out = np.empty(2 * pss_filters._OUT_IMAGINARY, np.float32)
-    pss_filters._nines(side_by_side(spectra, KEPT)[0, 0], templates_of(template)[0], values)
+    out = np.zeros(2 * pss_filters._OUT_IMAGINARY, np.float32)
+    given = side_by_side(spectra, KEPT)[0, 0], templates_of(template)[0]
+    pss_filters._nines(*given, values)
     pss_filters._eights(values, pss_filters._TURNING)
     pss_filters._last_eights(values, pss_filters._ROWS, out)
     parts = [out[first : first + COARSE * LANES].reshape(COARSE, LANES) for first in (0, pss_filters._OUT_IMAGINARY)]
     expected = np.fft.ifft(spectra[0, :, KEPT].T * template[0], axis=1).T * COARSE
     np.testing.assert_allclose(parts[0] + 1j * parts[1], expected, atol=1e-4 * COARSE**0.5)
+    numpys = np.zeros_like(out)
+    filter_by_numpy(*given, pss_filters._ROWS, pss_filters._TURNING, values, numpys)
+    np.testing.assert_allclose(numpys, out, atol=1e-4 * COARSE**0.5)
+
+
+@pytest.mark.kernel
+def test_power_is_added_and_compared(rng: np.random.Generator) -> None:
+    out = rng.normal(size=2 * pss_filters._OUT_IMAGINARY).astype(np.float32)
+    before = rng.random(POINTS * LANES).astype(np.float32)
+    limits = rng.uniform(0, 9, POINTS * LANES).astype(np.float32)
+    one, other = before.copy(), before.copy()
+    assert add_power(out, one, limits) == power_by_numpy(out, other, limits)
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert np.all(one >= before)
 
 
 @pytest.mark.kernel

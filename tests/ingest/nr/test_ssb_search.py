@@ -38,6 +38,7 @@ def heard(ssbs: list[Ssb], snr_db: float, rng: np.random.Generator, samples: int
     return capture(ssbs, rate_hz=RATE_HZ, center_hz=RASTER_HZ, samples=samples, snr_db=snr_db, rng=rng)
 
 
+@pytest.mark.kernel
 def test_six_decibels_below_the_noise(rng: np.random.Generator) -> None:
     """As one of 27 raster positions of 10 ms, at any offset: most are found, all of them proved, none wrong."""
     found = 0
@@ -54,6 +55,7 @@ def test_six_decibels_below_the_noise(rng: np.random.Generator) -> None:
     assert found >= 19
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("weaker_db", [0.0, 6.0, 12.0, 18.0])
 def test_a_synchronous_cell_below_a_stronger_one(weaker_db: float, rng: np.random.Generator) -> None:
     for trial in range(4):
@@ -73,6 +75,7 @@ def test_three_layers(rng: np.random.Generator) -> None:
     assert {cell.pci for cell in search(heard(cells, 30.0, rng))} == {300, 304, 309}
 
 
+@pytest.mark.kernel
 def test_a_whole_burst(rng: np.random.Generator) -> None:
     """All eight indices of a half frame, two of them side by side, and each once."""
     burst = [one(17, 100.3 + ssb_start_s("C", 8, index) * RATE_HZ, index_bar=index) for index in range(8)]
@@ -94,6 +97,7 @@ def test_a_block_taken_out_leaves_little(rng: np.random.Generator) -> None:
     assert left_db < -17.0  # the echo's ends, where one symbol reaches into the next, are not taken out
 
 
+@pytest.mark.kernel
 def test_a_carrier_leak_and_impulses_are_no_cell(rng: np.random.Generator) -> None:
     """Strong things that do not look like noise: what agrees on a few resource elements only is no block."""
     times = np.arange(20_000)
@@ -104,6 +108,7 @@ def test_a_carrier_leak_and_impulses_are_no_cell(rng: np.random.Generator) -> No
         assert search(samples.astype(np.complex64)) == [], trial
 
 
+@pytest.mark.kernel
 def test_noise_is_no_cell_though_hundreds_of_pss_are_looked_at(rng: np.random.Generator) -> None:
     for _ in range(15):
         assert search(noise(rng, 1, 12_000).astype(np.complex64)) == []
@@ -129,6 +134,7 @@ def test_the_threshold_of_two_together(rng: np.random.Generator) -> None:
     raw=st.booleans(),
 )
 @settings(max_examples=40, deadline=None)
+@pytest.mark.kernel
 def test_no_samples_raise(seed: int, sizes: list[int], antennas: int, exponent: int, rate_hz: float, raw: bool) -> None:
     """Any finite numbers, as noise or as bytes of anything, in blocks of any size."""
     rng = np.random.default_rng(seed)
@@ -177,6 +183,7 @@ def traffic(rng: np.random.Generator, samples: int) -> npt.NDArray[np.complex128
     return noise(rng, 1, samples) * np.where(np.arange(samples) % 4000 < 2000, 30.0, 1.0)
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("antennas", [1, 2, 4])
 @pytest.mark.parametrize("others", ["nothing", "equal noise", "weak noise", "the same"])
 def test_further_antennas_bring_no_further_readings(
