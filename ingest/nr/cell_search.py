@@ -27,7 +27,8 @@ from ingest.nr.numerology import (
     SYNC_FIRST_SUBCARRIER,
     SYNC_SUBCARRIERS,
 )
-from ingest.nr.pss_filters import COARSE, POINTS, limits_side_by_side, peaks, side_by_side, templates_of
+from ingest.nr.pss_filters import peaks
+from ingest.nr.pss_lanes import COARSE, POINTS, limits_side_by_side, side_by_side, templates_of
 from ingest.nr.sequences import pss
 
 FALSE_ALARM = 1e-4

@@ -12,35 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.kernel import kernel
+from ingest.nr.pss_lanes import COARSE, IMAGINARY, LANES, MIDDLES, PART, POINTS, Real
 
-LANES = 16
-"""Segments side by side."""
-
-COARSE = 576
-"""Bins of a segment's spectrum that a PSS can occupy, and points of time at which its filter is computed."""
-
-OUTPUTS = COARSE * 3 // 4
-"""Those of them where a PSS starts that lies in the segment wholly."""
-
-POINTS = 2 * OUTPUTS
-"""Places looked at in a segment: every output, and the middle between it and the next."""
-
-_PART = 65 * LANES
-"""From one of the nine parts to the next: 64 rows, and one more lest all parts fall on the same lines of a cache."""
-_IMAGINARY = 9 * _PART + LANES
-"""From real to imaginary parts of a spectrum."""
 _OUT_IMAGINARY = COARSE * LANES + LANES
-_MIDDLES = OUTPUTS * LANES
 _ROW8, _STRIDE72 = 8 * LANES, 72 * LANES
 
 _HALF, _ROOT_HALF, _ROOT_3_4 = (np.float32(np.sqrt(square)) for square in (0.25, 0.5, 0.75))
 _COS_1, _COS_2, _COS_4 = (np.float32(np.cos(2 * np.pi * ninths / 9)) for ninths in (1, 2, 4))
 _SIN_1, _SIN_2, _SIN_4 = (np.float32(np.sin(2 * np.pi * ninths / 9)) for ninths in (1, 2, 4))
-
-Real = npt.NDArray[np.float32]
-
-BINS = (64 * np.arange(9)[:, None] + 9 * np.arange(64)) % COARSE
-"""Which bin stands where in [part, row], so that no turning is needed between parts and rows."""
 
 
 def _order() -> tuple[npt.NDArray[np.int64], Real]:
@@ -59,30 +38,6 @@ def _order() -> tuple[npt.NDArray[np.int64], Real]:
 _ROWS, _TURNING = _order()
 
 
-def templates_of(spectra: npt.NDArray[np.complex64]) -> Real:
-    """Templates [T, COARSE], by which spectra are multiplied, in the order of the filters. Shape [T, 2 x COARSE]."""
-    parts = spectra[:, BINS.ravel()]
-    return np.concatenate([parts.real, parts.imag], axis=1).astype(np.float32)
-
-
-def side_by_side(spectra: npt.NDArray[np.complex64], kept: npt.NDArray[np.int64]) -> Real:
-    """The bins `kept` [COARSE] of spectra [A, segments, N], LANES segments side by side. Shape [groups, A, values]."""
-    groups = -(-spectra.shape[1] // LANES)
-    packed = np.zeros((groups, len(spectra), 2 * _IMAGINARY), np.float32)
-    _pack(spectra, kept[BINS], packed)
-    return packed
-
-
-def limits_side_by_side(limits: Real, apart: int, places: npt.NDArray[np.int64], segments: int) -> Real:
-    """Limits in the order of the filters' powers. Shape [groups, POINTS x LANES].
-
-    A segment's are those at `places` [POINTS] from its start, segments starting `apart`.
-    """
-    ordered = np.full((-(-segments // LANES), POINTS * LANES), np.inf, np.float32)
-    _order_limits(limits, apart, places, segments, ordered)
-    return ordered
-
-
 def peaks(
     spectra: Real, templates: Real, limits: Real, apart: int, most: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -96,28 +51,6 @@ def peaks(
 
 
 @kernel
-def _pack(spectra: npt.NDArray[np.complex64], bins: npt.NDArray[np.int64], packed: Real) -> None:
-    for antenna in range(spectra.shape[0]):
-        for segment in range(spectra.shape[1]):
-            into = packed[segment // LANES, antenna]
-            lane = segment % LANES
-            for part in range(9):
-                for row in range(64):
-                    value = spectra[antenna, segment, bins[part, row]]
-                    into[part * _PART + row * LANES + lane] = value.real
-                    into[part * _PART + row * LANES + lane + _IMAGINARY] = value.imag
-
-
-@kernel
-def _order_limits(limits: Real, apart: int, places: npt.NDArray[np.int64], segments: int, ordered: Real) -> None:
-    for segment in range(segments):
-        into, lane = ordered[segment // LANES], segment % LANES
-        for output in range(OUTPUTS):
-            into[output * LANES + lane] = limits[segment * apart + places[2 * output]]
-            into[_MIDDLES + output * LANES + lane] = limits[segment * apart + places[2 * output + 1]]
-
-
-@kernel
 def _peaks(
     spectra: Real,
     templates: Real,
@@ -128,12 +61,12 @@ def _peaks(
     apart: int,
 ) -> npt.NDArray[np.int64]:
     """See `peaks`; fills places. A group of segments is filtered by all templates while it is in the cache."""
-    part, out = np.empty(2 * _IMAGINARY, np.float32), np.empty(2 * _OUT_IMAGINARY, np.float32)
+    part, out = np.empty(2 * IMAGINARY, np.float32), np.empty(2 * _OUT_IMAGINARY, np.float32)
     power, shares = np.empty(POINTS * LANES, np.float32), np.empty(places.shape, np.float32)
     # Of each template: peaks so far, where the last place above the limit was, and the peak that it belongs to.
     state = np.empty((places.shape[0], 3), np.int64)
     state[:, 0], state[:, 1], state[:, 2] = 0, -POINTS, -1
-    above = 0
+    above, lanes = 0, np.empty(LANES, np.int32)
     for group in range(spectra.shape[0]):
         for template in range(templates.shape[0]):
             for antenna in range(spectra.shape[1]):
@@ -142,7 +75,10 @@ def _peaks(
                     power[:] = np.float32(0.0)
                 above = _add_power(out, power, limits[group])
             if above > 0:
+                _count_above(power, limits[group], lanes)
                 for lane in range(LANES):
+                    if lanes[lane] == 0:
+                        continue
                     first = (group * LANES + lane) * POINTS
                     _pick(power, limits[group], lane, first, apart, places[template], shares[template], state[template])
     return state[:, 0].copy()
@@ -175,11 +111,11 @@ def _three(
 @kernel
 def _third_of_products(x: Real, by: Real, at: int, row: int) -> tuple[np.float32, ...]:
     """Inverse transform of three parts, three apart, of spectrum times template."""
-    ar, ai = _times(x[at], x[at + _IMAGINARY], by[row], by[row + COARSE])
-    at, row = at + 3 * _PART, row + 192
-    br, bi = _times(x[at], x[at + _IMAGINARY], by[row], by[row + COARSE])
-    at, row = at + 3 * _PART, row + 192
-    cr, ci = _times(x[at], x[at + _IMAGINARY], by[row], by[row + COARSE])
+    ar, ai = _times(x[at], x[at + IMAGINARY], by[row], by[row + COARSE])
+    at, row = at + 3 * PART, row + 192
+    br, bi = _times(x[at], x[at + IMAGINARY], by[row], by[row + COARSE])
+    at, row = at + 3 * PART, row + 192
+    cr, ci = _times(x[at], x[at + IMAGINARY], by[row], by[row + COARSE])
     return _three(ar, ai, br, bi, cr, ci)
 
 
@@ -189,22 +125,22 @@ def _nines(x: Real, by: Real, y: Real) -> None:
     for row in range(64):
         for at in range(row * LANES, row * LANES + LANES):
             ar, ai, br, bi, cr, ci = _third_of_products(x, by, at, row)
-            dr, di, er, ei, fr, fi = _third_of_products(x, by, at + _PART, row + 64)
-            gr, gi, hr, hi, jr, ji = _third_of_products(x, by, at + 2 * _PART, row + 128)
+            dr, di, er, ei, fr, fi = _third_of_products(x, by, at + PART, row + 64)
+            gr, gi, hr, hi, jr, ji = _third_of_products(x, by, at + 2 * PART, row + 128)
             er, ei = _times(er, ei, _COS_1, _SIN_1)
             fr, fi = _times(fr, fi, _COS_2, _SIN_2)
             hr, hi = _times(hr, hi, _COS_2, _SIN_2)
             jr, ji = _times(jr, ji, _COS_4, _SIN_4)
             _put_three(y, at, _three(ar, ai, dr, di, gr, gi))
-            _put_three(y, at + _PART, _three(br, bi, er, ei, hr, hi))
-            _put_three(y, at + 2 * _PART, _three(cr, ci, fr, fi, jr, ji))
+            _put_three(y, at + PART, _three(br, bi, er, ei, hr, hi))
+            _put_three(y, at + 2 * PART, _three(cr, ci, fr, fi, jr, ji))
 
 
 @kernel
 def _put_three(y: Real, at: int, values: tuple[np.float32, ...]) -> None:
-    y[at], y[at + _IMAGINARY] = values[0], values[1]
-    y[at + 3 * _PART], y[at + 3 * _PART + _IMAGINARY] = values[2], values[3]
-    y[at + 6 * _PART], y[at + 6 * _PART + _IMAGINARY] = values[4], values[5]
+    y[at], y[at + IMAGINARY] = values[0], values[1]
+    y[at + 3 * PART], y[at + 3 * PART + IMAGINARY] = values[2], values[3]
+    y[at + 6 * PART], y[at + 6 * PART + IMAGINARY] = values[4], values[5]
 
 
 @kernel
@@ -220,12 +156,12 @@ def _four(
 
 @kernel
 def _sum(y: Real, at: int, apart: int) -> tuple[np.float32, np.float32]:
-    return y[at] + y[at + apart], y[at + _IMAGINARY] + y[at + apart + _IMAGINARY]
+    return y[at] + y[at + apart], y[at + IMAGINARY] + y[at + apart + IMAGINARY]
 
 
 @kernel
 def _difference(y: Real, at: int, apart: int) -> tuple[np.float32, np.float32]:
-    return y[at] - y[at + apart], y[at + _IMAGINARY] - y[at + apart + _IMAGINARY]
+    return y[at] - y[at + apart], y[at + IMAGINARY] - y[at + apart + IMAGINARY]
 
 
 @kernel
@@ -255,7 +191,7 @@ def _eights(y: Real, turning: Real) -> None:
     """In all parts the inverse transforms over eight rows, eight apart, turned for the next; in place."""
     for part in range(9):
         for column in range(8):
-            at, first = 64 * part + 8 * column, part * _PART + column * LANES
+            at, first = 64 * part + 8 * column, part * PART + column * LANES
             for i in range(first, first + LANES):
                 even, odd = _even(y, i, _ROW8), _odd(y, i, _ROW8)
                 _put_turned(y, i, even, turning, at)
@@ -264,7 +200,7 @@ def _eights(y: Real, turning: Real) -> None:
 
 @kernel
 def _put_turned(y: Real, at: int, values: tuple[np.float32, ...], turning: Real, k: int) -> None:
-    im = at + _IMAGINARY
+    im = at + IMAGINARY
     y[at], y[im] = _times(values[0], values[1], turning[k], turning[k + COARSE])
     y[at + 2 * _ROW8], y[im + 2 * _ROW8] = _times(values[2], values[3], turning[k + 2], turning[k + 2 + COARSE])
     y[at + 4 * _ROW8], y[im + 4 * _ROW8] = _times(values[4], values[5], turning[k + 4], turning[k + 4 + COARSE])
@@ -276,7 +212,7 @@ def _last_eights(y: Real, rows: npt.NDArray[np.int64], out: Real) -> None:
     """The inverse transforms over eight columns, and their outputs in the order of time."""
     for part in range(9):
         for k in range(8):
-            columns, times = y[part * _PART + k * _ROW8 :], out[rows[part, k] * LANES :]
+            columns, times = y[part * PART + k * _ROW8 :], out[rows[part, k] * LANES :]
             for i in range(LANES):
                 even, odd = _even(columns, i, LANES), _odd(columns, i, LANES)
                 _put_in_time(times, i, even)
@@ -299,15 +235,24 @@ def _add_power(out: Real, power: Real, limits: Real) -> int:
     Branchless, so that it is vectorised: hardly any segment holds a peak.
     """
     above = np.int32(0)
-    for i in range(_MIDDLES):
+    for i in range(MIDDLES):
         real, imag = out[i], out[i + _OUT_IMAGINARY]
         here = power[i] + (real * real + imag * imag)
         real += out[i + LANES]
         imag += out[i + _OUT_IMAGINARY + LANES]
-        middle = power[i + _MIDDLES] + _HALF * (real * real + imag * imag)
-        power[i], power[i + _MIDDLES] = here, middle
-        above = np.int32(above + np.int32(here > limits[i]) + np.int32(middle > limits[i + _MIDDLES]))
+        middle = power[i + MIDDLES] + _HALF * (real * real + imag * imag)
+        power[i], power[i + MIDDLES] = here, middle
+        above = np.int32(above + np.int32(here > limits[i]) + np.int32(middle > limits[i + MIDDLES]))
     return int(above)
+
+
+@kernel
+def _count_above(power: Real, limits: Real, lanes: npt.NDArray[np.int32]) -> None:
+    """How often each lane's power is too much."""
+    lanes[:] = 0
+    for first in range(0, POINTS * LANES, LANES):
+        for lane in range(LANES):
+            lanes[lane] += np.int32(power[first + lane] > limits[first + lane])
 
 
 @kernel
@@ -324,7 +269,7 @@ def _pick(
     """Add the peaks of one lane, whose first point is `first`, to places and their shares."""
     found, last, into = state
     for point in range(POINTS):
-        i = (point % 2) * _MIDDLES + (point // 2) * LANES + lane
+        i = (point % 2) * MIDDLES + (point // 2) * LANES + lane
         if not power[i] > limits[i]:
             continue
         share = power[i] / limits[i]

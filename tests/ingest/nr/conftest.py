@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.nr import pss_filters
-from ingest.nr.pss_filters import COARSE, LANES, OUTPUTS
+from ingest.nr.pss_lanes import BINS, COARSE, IMAGINARY, LANES, OUTPUTS, PART
 
 Real = npt.NDArray[np.float32]
 
@@ -20,11 +20,11 @@ add_power = pss_filters._add_power
 
 def filter_by_numpy(x: Real, by: Real, rows: npt.NDArray[np.int64], turning: Real, part: Real, out: Real) -> None:
     """What `pss_filters._filter` does."""
-    behind, part_values = pss_filters._IMAGINARY, 9 * pss_filters._PART
+    behind, part_values = IMAGINARY, 9 * PART
     both = [x[first : first + part_values].reshape(9, 65, LANES)[:, :64] for first in (0, behind)]
     template = (by[:COARSE] + 1j * by[COARSE:]).reshape(9, 64, 1)
     product = np.empty((COARSE, LANES), np.complex128)
-    product[pss_filters.BINS] = (both[0] + 1j * both[1]) * template
+    product[BINS] = (both[0] + 1j * both[1]) * template
     outputs = np.fft.ifft(product, axis=0).ravel() * COARSE
     out[: outputs.size] = outputs.real
     out[pss_filters._OUT_IMAGINARY :][: outputs.size] = outputs.imag

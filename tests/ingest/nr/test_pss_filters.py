@@ -7,7 +7,17 @@ import numpy.typing as npt
 import pytest
 
 from ingest.nr import pss_filters
-from ingest.nr.pss_filters import COARSE, LANES, OUTPUTS, POINTS, limits_side_by_side, peaks, side_by_side, templates_of
+from ingest.nr.pss_filters import peaks
+from ingest.nr.pss_lanes import (
+    COARSE,
+    IMAGINARY,
+    LANES,
+    OUTPUTS,
+    POINTS,
+    limits_side_by_side,
+    side_by_side,
+    templates_of,
+)
 from tests.ingest.nr.conftest import add_power, filter_by_numpy, power_by_numpy
 from tests.ingest.nr.signals import noise
 
@@ -30,7 +40,7 @@ def slow_powers(spectra: npt.NDArray[np.complex64], template: npt.NDArray[np.com
 @pytest.mark.kernel
 def test_the_transform_in_three_passes(rng: np.random.Generator) -> None:
     spectra, template = bins(rng, 1, LANES, 1024), bins(rng, 1, COARSE)
-    values = np.empty(2 * pss_filters._IMAGINARY, np.float32)
+    values = np.empty(2 * IMAGINARY, np.float32)
     out = np.zeros(2 * pss_filters._OUT_IMAGINARY, np.float32)
     given = side_by_side(spectra, KEPT)[0, 0], templates_of(template)[0]
     pss_filters._nines(*given, values)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.nr import cell_search, pbch, polar, pss_filters, ssb
+from ingest.nr import cell_search, pbch, polar, pss_filters, pss_lanes, ssb
 from ingest.nr.band import WidebandSpectrum
 from ingest.nr.receiver import NrReceiver
 from ingest.nr.ssb import SsbMeasurement, reconstruct
@@ -153,7 +153,7 @@ def test_no_samples_raise(seed: int, sizes: list[int], antennas: int, exponent: 
 def test_after_warming_up_nothing_is_left_to_compile(rng: np.random.Generator) -> None:
     """The kernels have the signatures that a search and a PBCH call them with."""
     kernels = [cell_search._matched, cell_search._window_energy, polar._decode_list]
-    kernels += [pss_filters._pack, pss_filters._order_limits, pss_filters._peaks]
+    kernels += [pss_lanes._pack, pss_lanes._order_limits, pss_filters._peaks]
     if not all(hasattr(kernel, "signatures") for kernel in kernels):
         pytest.skip("kernels run as plain Python")
     warm_up()
