@@ -13,15 +13,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from controller.config import Config
 from controller.emit import DecisionPublisher
-from controller.iq_path import IqPath
+from controller.iq_estimator import IqEstimator
+from controller.iq_path import SWITCH_S, IqPath
+from controller.iq_told import IqLog, IqTold
 from controller.ladder import CostEstimate
+from controller.live_receiver import LiveReceiver
 from controller.log import logger
 from controller.metrics import Metrics
 from controller.page.feed import PageFeed
@@ -41,9 +44,6 @@ _LATE_PERIODS = 1.5
 """Periods without any frame after which a block is decided without."""
 
 _HOUSEKEEPING_S = 0.1
-
-_SWITCH_S = 2e-4
-"""Python's 5 ms between threads are as long as all that may wait in a radio's socket."""
 
 
 @dataclass
@@ -79,7 +79,8 @@ class Daemon:
         source, live = self.source, isinstance(self.source, LiveSource)
         sheds = isinstance(source, LiveSource) and not source.peer_waits
         self._ended = threading.Event()
-        self._iq = IqPath(self.config, self._pass_on, self._failed, sheds=sheds, live=live)
+        self._iq = IqPath(IqEstimator(self.config, live=live), self._pass_on, self._failed, sheds=sheds)
+        self._iq_log = IqLog()
 
     async def run(self) -> None:
         """Work until `blocks` are decided, the source ends, a signal comes or something fails."""
@@ -88,7 +89,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._closed = threading.Event()
         switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(_SWITCH_S)
+        sys.setswitchinterval(SWITCH_S)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, self._stop.set)
         receiver = threading.Thread(target=self._receive, name="receive", daemon=True)
@@ -124,13 +125,13 @@ class Daemon:
 
     def _receive(self) -> None:
         """Read the source until it ends, recordings at the pace of their recording; IQ goes on to be estimated."""
-        live = isinstance(self.source, LiveSource)
+        live = isinstance(self.source, LiveSource | LiveReceiver)
         try:
             for message in self.source if live else at_their_time(self.source, self.clock, self._closed):
                 if isinstance(message, IqBlock):
                     self._iq.offer(message)
                 else:
-                    self._pass_on(message)
+                    self._pass_on((message,))
             self._iq.end()
         except Exception as error:
             self._failed(error)
@@ -138,12 +139,13 @@ class Daemon:
             self._ended.set()
             self._wake()
 
-    def _pass_on(self, message: Message) -> None:
+    def _pass_on(self, messages: Iterable[Message]) -> None:
         """To the loop, from any thread."""
-        try:
-            self._queue.put_nowait(message)
-        except queue.Full:
-            self.dropped["loop_behind"] += 1
+        for message in messages:
+            try:
+                self._queue.put_nowait(message)
+            except queue.Full:
+                self.dropped["loop_behind"] += 1
         self._wake()
 
     def _failed(self, error: Exception) -> None:
@@ -281,17 +283,22 @@ class Daemon:
                 self.publisher.attend()
             self.watch()
 
+    def iq_told(self) -> IqTold:
+        """What came of the IQ so far, wherever it is estimated."""
+        return self.source.told if isinstance(self.source, LiveReceiver) else self._iq.told()
+
     def drops(self) -> Counter[str]:
         """Everything let go so far, by reason."""
         # Copies: the receive thread counts on.
-        of_iq = Counter(shed=self._iq.queue.shed_blocks, too_many_radios=self._iq.too_many_radios)
+        iq = self.iq_told()
+        of_iq = Counter(shed=iq.shed_blocks, too_many_radios=iq.too_many_radios)
         return self.dropped.copy() + self.session.mailbox.dropped + self.source.rejected.copy() + of_iq
 
     def _count_up(self) -> None:
-        journal, iq = self.session.journal, self._iq.queue
+        journal, iq = self.session.journal, self.iq_told()
         self.metrics.totals(self.drops(), self.source.gaps, journal.unwritten if journal is not None else 0)
         self.metrics.iq_totals(iq.missing_samples, iq.shed_samples)
-        self._iq.tell()
+        self._iq_log.look(iq)
         self.metrics.audited(self.session.state.audit)
         for topic, came_ns in self._came_ns.items():
             self.metrics.silent_for(topic, (self.clock.now_ns() - came_ns) * 1e-9)
@@ -309,7 +316,7 @@ class Daemon:
         }
         if self.source.gaps:
             found["lost"] = self.source.gaps
-        found.update(self._iq.summary())
+        found.update(self.iq_told().summary())
         if journal is not None:
             found["journal"] = str(journal.path)
             if journal.fault:

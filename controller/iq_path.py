@@ -4,70 +4,55 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from math import inf
 from time import monotonic
-from typing import Any
 
-import msgspec
-
-from controller.cells import cell_summary, reference_summaries
-from controller.coherence import CoherenceBlocks
-from controller.config import Config
-from controller.log import logger
+from controller.iq_estimator import IqEstimator
+from controller.iq_told import Heard, IqTold
 from ingest.iq_queue import IqQueue
 from ingest.messages import ChannelFrame, IqBlock
-from ingest.nr.receiver import NrReceiver
-from ingest.nr.ssb_receiver import RESEARCH_S
+
+SWITCH_S = 2e-4
+"""Between threads where one of them estimates: Python's 5 ms are as long as all that may wait in a radio's socket."""
 
 _MAX_RADIOS = 16
-_TELL_S = 10.0
 _JOIN_S = 5.0
 _JOINED_S = 5e-3
 """Blocks of a stream that is behind are received together up to this length: a batch of slots, half a frame."""
+
+_LOOK_S = 0.1
+"""Between looks at what was heard, for those who ask."""
 
 
 class IqPath:
     """Estimates channels of IQ in a thread that starts with the first block.
 
-    put: takes the frames, in that thread. failed: told when estimation broke down. sheds: whoever sends does not wait;
-    IQ that estimation is too slow for is let go. live: searches for cells go on beside the stream; a recording is
-    received alike however fast the machine is.
+    put: takes the frames of a block, in that thread. failed: told when estimation broke down. sheds: whoever sends does
+    not wait; IQ that estimation is too slow for is let go.
     """
 
     def __init__(
         self,
-        config: Config,
-        put: Callable[[ChannelFrame], None],
+        estimator: IqEstimator,
+        put: Callable[[list[ChannelFrame]], None],
         failed: Callable[[Exception], None],
         *,
         sheds: bool,
-        live: bool,
     ) -> None:
         self.queue = IqQueue(sheds=sheds)
-        self.too_many_radios = 0
-        self._live = live
-        self._settings = config.receiver.settings()
-        self._calibrations = config.receiver.calibrations()
-        self._research_s = (config.receiver.search_again_s or inf) if live else RESEARCH_S
+        self._estimator = estimator
         self._put, self._failed = put, failed
-        self._blocks = CoherenceBlocks(config.block.period_s)
-        self._receivers: dict[str, NrReceiver] = {}
+        self._radios: set[str] = set()
+        self._too_many_radios = 0
+        self._heard = Heard()
         self._thread: threading.Thread | None = None
-        self._phases: dict[str, tuple[bool, int]] = {}
-        self._told: tuple[float, float] = (-_TELL_S, 0.0)
-
-    @property
-    def receivers(self) -> dict[str, NrReceiver]:
-        """Of every radio that was heard."""
-        return dict(self._receivers)
 
     def offer(self, block: IqBlock) -> None:
         """Hand `block` over, which came when its last sample was there."""
-        if block.source not in self._receivers:
-            if len(self._receivers) >= _MAX_RADIOS:
-                self.too_many_radios += 1
+        if block.source not in self._radios:
+            if len(self._radios) >= _MAX_RADIOS:
+                self._too_many_radios += 1
                 return
-            self._receivers[block.source] = NrReceiver(self._settings, live=self._live, calibrations=self._calibrations)
+            self._radios.add(block.source)
         if self._thread is None:
             self._thread = threading.Thread(target=self._estimate, name="estimate", daemon=True)
             self._thread.start()
@@ -85,51 +70,28 @@ class IqPath:
         if self._thread is not None:
             self._thread.join(timeout=_JOIN_S)
 
-    def tell(self) -> None:
-        """Log what is new: IQ that was shed, every few seconds at most, and antennas whose phases drift or jump."""
-        for radio, receiver in self.receivers.items():
-            watch = receiver.antennas.watch
-            state = (watch.rates_hz is not None, len(watch.jumps))
-            if state != self._phases.get(radio, (False, 0)):
-                self._phases[radio] = state
-                logger().warning("the phases between antennas", radio=radio, **(receiver.antennas.summary() or {}))
-        now_s, shed_s = monotonic(), self.queue.shed_s
-        told_s, told_shed_s = self._told
-        if shed_s > told_shed_s and now_s - told_s >= _TELL_S:
-            logger().warning(
-                "estimation cannot keep up with the IQ that comes in: whole blocks are shed",
-                shed_ms=round((shed_s - told_shed_s) * 1e3),
-                shed_ms_in_all=round(shed_s * 1e3),
-                mend="fewer antennas, a lower rate, fewer signals, or sc16 on the wire",
-            )
-            self._told = now_s, shed_s
-
-    def summary(self) -> dict[str, Any]:
-        """What came of the IQ, in the fields of CLI-JSON; nothing where none came."""
-        if not (receivers := self.receivers):
-            return {}
-        counts = {"lost_samples": self.queue.missing_samples, "shed_samples": self.queue.shed_samples}
-        found: dict[str, Any] = {name: count for name, count in counts.items() if count}
-        found["cells"] = [cell_summary(cell) for receiver in receivers.values() for cell in receiver.cells]
-        by_radio: dict[str, dict[str, Any]] = {"references": {}, "antenna_phases": {}}
-        for radio, receiver in receivers.items():
-            if receiver.references is not None:
-                by_radio["references"][radio] = reference_summaries(receiver.references)
-            if (phases := receiver.antennas.summary()) is not None:
-                by_radio["antenna_phases"][radio] = phases
-        return found | {name: told for name, told in by_radio.items() if told}
+    def told(self) -> IqTold:
+        """What came of the IQ so far; what was heard is a moment old until the path has ended."""
+        queue = self.queue
+        return IqTold(
+            self._heard,
+            len(self._radios),
+            self._too_many_radios,
+            queue.missing_samples,
+            queue.shed_samples,
+            queue.shed_blocks,
+            queue.shed_s,
+        )
 
     def _estimate(self) -> None:
+        looked_s = monotonic()
         try:
             while (block := self.queue.take(_JOINED_S)) is not None:
-                for frame in self._receivers[block.source].process(_stamped_at_its_start(block)):
-                    self._put(self._blocks.numbered(frame))
+                if frames := list(self._estimator.receive(block)):
+                    self._put(frames)
+                if monotonic() - looked_s > _LOOK_S:
+                    self._heard, looked_s = self._estimator.heard(), monotonic()
+            self._heard = self._estimator.heard()
         except Exception as error:
             self.queue.close()
             self._failed(error)
-
-
-def _stamped_at_its_start(block: IqBlock) -> IqBlock:
-    """`block` stamped with the time of its first sample."""
-    duration_ns = round(block.samples.shape[1] / block.rate_hz * 1e9)
-    return msgspec.structs.replace(block, t_ns=max(block.t_ns - duration_ns, 0))

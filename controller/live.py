@@ -17,6 +17,7 @@ from controller.assembly import build_pipeline, bundle_path, twinbeam_version, w
 from controller.config import Config, RecordedConfig
 from controller.daemon import Daemon
 from controller.emit import WELCOME, DecisionPublisher
+from controller.live_receiver import LiveReceiver
 from controller.log import logger
 from controller.metrics import Metrics
 from controller.page.feed import PageFeed, page_channels
@@ -27,8 +28,9 @@ from ingest.endpoints import Endpoint
 from ingest.errors import TwinbeamError, UsageRefused
 from ingest.journal import JournalWriter
 from ingest.nr.warm_up import warm_up as warm_up_receiver
-from ingest.sources import IqFileSource, LiveSource, Source, ZmqSource, open_source
+from ingest.sources import IqFileSource, Source, ZmqSource, open_source
 from ingest.sources.journal import JournalSource
+from ingest.stream_uri import is_stream
 from sim.testbed import TestbedSettings
 from sim.testbed_process import Wiring, run_testbed
 
@@ -38,9 +40,19 @@ DEMO_SPEED_M_S = 0.35
 
 def run_daemon(config: Config, *, blocks: int | None) -> dict[str, Any]:
     """Run the configured daemon to its end; what it did, in the fields of CLI-JSON."""
-    source = live_source(config)
-    if isinstance(source, LiveSource | IqFileSource):
-        warm_up_receiver(config.receiver.settings())
+    if not is_stream(config.source.uri):
+        source = live_source(config)
+        if isinstance(source, IqFileSource):
+            warm_up_receiver(config.receiver.settings())
+        return _run(config, source, blocks)
+    receiver = LiveReceiver(config)
+    try:
+        return _run(config, receiver, blocks)
+    finally:
+        receiver.end()
+
+
+def _run(config: Config, source: Source, blocks: int | None) -> dict[str, Any]:
     with _running(config, source, "twinbeam", blocks) as daemon:
         asyncio.run(daemon.run())
     return daemon.summary()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -14,14 +15,18 @@ import numpy as np
 import pytest
 import zmq
 
-from controller import iq_path
+from controller import iq_estimator, iq_told
 from controller.config import Config, config_from
 from controller.daemon import Daemon
+from controller.iq_estimator import IqEstimator
 from controller.iq_path import IqPath
+from controller.iq_told import IqLog
+from controller.live_receiver import LiveReceiver
 from ingest.clock import MonotonicClock
 from ingest.messages import ChannelFrame, IqBlock
 from ingest.nr.receiver import NrReceiver
-from ingest.sources import ZmqSource
+from ingest.nr.ssb_receiver import RESEARCH_S
+from ingest.sources import Source, ZmqSource
 from tests.controller.test_daemon import daemon
 from tests.ingest.nr.signals import Ssb, block, capture
 from tests.ingest.test_zmq_stream import Sender, cell_pieces, iq_fault
@@ -61,7 +66,8 @@ def unexpected(error: Exception) -> None:
 
 def test_frames_of_a_recording_are_those_of_the_receiver(config: Config, rng: np.random.Generator) -> None:
     blocks, frames = pieces(rng), list[ChannelFrame]()
-    path = IqPath(config, frames.append, unexpected, sheds=False, live=False)
+    estimator = IqEstimator(config, live=False)
+    path = IqPath(estimator, frames.extend, unexpected, sheds=False)
     for one in blocks:
         path.offer(one)
     path.end()
@@ -70,7 +76,7 @@ def test_frames_of_a_recording_are_those_of_the_receiver(config: Config, rng: np
     expected = [frame for one in starting for frame in receiver.process(one)]
     assert [frame.t_ns for frame in frames] == [frame.t_ns for frame in expected]
     assert len(frames) == 3
-    assert [cell.key for cell in path.receivers["radio"].cells] == [cell.key for cell in receiver.cells]
+    assert [cell.key for cell in estimator.receivers["radio"].cells] == [cell.key for cell in receiver.cells]
 
 
 class Log:
@@ -87,7 +93,7 @@ def slow_receiver(monkeypatch: pytest.MonkeyPatch, may_go: threading.Event) -> N
             assert may_go.wait(PATIENCE_S)
             return super().process(block)
 
-    monkeypatch.setattr(iq_path, "NrReceiver", Slow)
+    monkeypatch.setattr(iq_estimator, "NrReceiver", Slow)
 
 
 def test_what_is_too_much_is_shed_and_told(
@@ -95,7 +101,8 @@ def test_what_is_too_much_is_shed_and_told(
 ) -> None:
     may_go, frames = threading.Event(), list[ChannelFrame]()
     slow_receiver(monkeypatch, may_go)
-    path = IqPath(config, frames.append, unexpected, sheds=True, live=False)
+    estimator = IqEstimator(config, live=False)
+    path = IqPath(estimator, frames.extend, unexpected, sheds=True)
     blocks = pieces(rng, 300)
     path.offer(blocks[0])
     wait_for(lambda: not path.queue._waiting)  # the first one is being estimated
@@ -104,13 +111,14 @@ def test_what_is_too_much_is_shed_and_told(
     # Of 299 that wait, the older half goes once more than 200 do.
     assert path.queue.shed_blocks == 100
     log = Log()
-    monkeypatch.setattr(iq_path, "logger", lambda: log)
-    path.tell()
-    path.tell()
+    monkeypatch.setattr(iq_told, "logger", lambda: log)
+    iq_log = IqLog()
+    iq_log.look(path.told())
+    iq_log.look(path.told())
     assert [(one["shed_ms"], one["shed_ms_in_all"]) for one in log.told] == [(100, 100)]
     may_go.set()
     path.end()
-    receiver = path.receivers["radio"]
+    receiver = estimator.receivers["radio"]
     assert receiver.gaps == path.queue.shed_samples == 100 * LENGTH
     assert path.queue.missing_samples == 0
     # The cell is found and followed again in what was kept.
@@ -125,9 +133,9 @@ def test_a_failure_is_told_and_nothing_hangs(
         def process(self, block: IqBlock) -> Any:
             raise ArithmeticError("no root found")
 
-    monkeypatch.setattr(iq_path, "NrReceiver", Broken)
+    monkeypatch.setattr(iq_estimator, "NrReceiver", Broken)
     failures: list[Exception] = []
-    path = IqPath(config, unexpected, failures.append, sheds=False, live=False)  # type: ignore[arg-type]
+    path = IqPath(IqEstimator(config, live=False), unexpected, failures.append, sheds=False)  # type: ignore[arg-type]
     for one in pieces(rng, 300):  # more than are let wait
         path.offer(one)
     path.end()
@@ -135,11 +143,12 @@ def test_a_failure_is_told_and_nothing_hangs(
 
 
 def test_radios_beyond_the_limit_are_counted(config: Config, rng: np.random.Generator) -> None:
-    path = IqPath(config, lambda _: None, unexpected, sheds=True, live=True)
+    estimator = IqEstimator(config, live=True)
+    path = IqPath(estimator, lambda _: None, unexpected, sheds=True)
     for number in range(20):
         path.offer(pieces(rng, 1, source=f"radio{number}")[0])
     path.end()
-    assert (len(path.receivers), path.too_many_radios) == (16, 4)
+    assert (len(estimator.receivers), path.told().too_many_radios) == (16, 4)
 
 
 def test_closing_does_not_wait_for_what_waits(
@@ -147,7 +156,8 @@ def test_closing_does_not_wait_for_what_waits(
 ) -> None:
     may_go, frames = threading.Event(), list[ChannelFrame]()
     slow_receiver(monkeypatch, may_go)
-    path = IqPath(config, frames.append, unexpected, sheds=True, live=False)
+    estimator = IqEstimator(config, live=False)
+    path = IqPath(estimator, frames.extend, unexpected, sheds=True)
     for one in pieces(rng, 60):
         path.offer(one)
     threading.Timer(0.05, may_go.set).start()
@@ -158,19 +168,51 @@ def test_closing_does_not_wait_for_what_waits(
     assert len(frames) <= 1
 
 
+@pytest.mark.parametrize(
+    ("live", "told_s", "expected_s"), [(True, 0.0, inf), (True, 7.0, 7.0), (False, 0.0, RESEARCH_S)]
+)
+def test_cells_beside_a_known_one_are_searched_for_as_configured(
+    live: bool, told_s: float, expected_s: float, rng: np.random.Generator
+) -> None:
+    told = config_from({"receiver": {"search_again_s": told_s}}, where="test")
+    estimator = IqEstimator(told, live=live)
+    list(estimator.receive(pieces(rng, 1)[0]))
+    assert estimator.receivers["radio"].ssb._research_s == expected_s
+
+
 def is_followed(run: Daemon) -> bool:
     """Whether the daemon hears the one cell again and again."""
-    return any(cell.seen >= 4 for receiver in run._iq.receivers.values() for cell in receiver.cells)
+    return any(cell["seen"] >= 4 for cell in run.iq_told().summary().get("cells", []))
+
+
+@pytest.fixture(params=["here", "apart"])
+def opened(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Source]]:
+    """Opens a stream in the daemon's process, or in one of its own as `twinbeam run` does."""
+    receivers: list[LiveReceiver] = []
+
+    def open_it(uri: str) -> Source:
+        if request.param == "here":
+            return ZmqSource(uri, MonotonicClock())
+        receivers.append(
+            LiveReceiver(config_from({"source": {"uri": f"zmq+{uri.removeprefix('zmq+')}"}}, where="test"))
+        )
+        return receivers[-1]
+
+    yield open_it
+    for receiver in receivers:
+        receiver.end()
 
 
 @pytest.mark.parametrize("kind", ["lost", "duplicated", "reordered", "truncated", "damaged", "restarted"])
-def test_faults_of_a_stream_are_counted_to_the_sample_by_the_daemon(kind: str, tmp_path: Path) -> None:
+def test_faults_of_a_stream_are_counted_to_the_sample_by_the_daemon(
+    kind: str, opened: Callable[[str], Source], tmp_path: Path
+) -> None:
     """A sender on the real wire, at the pace of its signal; the cell is followed after the fault."""
     pieces = cell_pieces()
     messages, _, rejected, gaps = iq_fault(kind, pieces)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     sender = Sender(context, zmq.PUSH, f"ipc://{tmp_path}/radio")
-    source = ZmqSource(f"zmq+{sender.address}?socket=pull", MonotonicClock())
+    source = opened(f"zmq+{sender.address}?socket=pull")
     run, length = daemon(source), pieces[0].samples.shape[1]
 
     def send() -> None:
@@ -184,7 +226,7 @@ def test_faults_of_a_stream_are_counted_to_the_sample_by_the_daemon(kind: str, t
             sender.send(msgspec.structs.replace(piece, epoch=epoch, seq=number, first_sample=first))
             number += 1
             sleep(2e-3)
-        wait_for(lambda: not run._iq.queue._waiting)
+        sleep(0.2)  # what was sent is received and estimated: it takes a fiftieth of that
         source.close()
 
     sending = threading.Thread(target=send)
