@@ -15,7 +15,9 @@ import numpy as np
 from ingest.buffers import Buffers
 from ingest.messages import IqBlock
 
-MAX_WAITING_S = 0.2
+MAX_WAITING_S = 0.5
+"""A shared machine was seen to stand still for a fifth of a second; what waited then is caught up with."""
+
 MAX_WAITING_BYTES = 512 << 20
 
 

@@ -23,6 +23,7 @@ from controller.iq_path import IqPath
 from controller.iq_told import IqLog
 from controller.live_receiver import LiveReceiver
 from ingest.clock import MonotonicClock
+from ingest.iq_queue import IqQueue
 from ingest.messages import ChannelFrame, IqBlock
 from ingest.nr.receiver import NrReceiver
 from ingest.nr.ssb_receiver import RESEARCH_S
@@ -103,6 +104,7 @@ def test_what_is_too_much_is_shed_and_told(
     slow_receiver(monkeypatch, may_go)
     estimator = IqEstimator(config, live=False)
     path = IqPath(estimator, frames.extend, unexpected, sheds=True)
+    path.queue = IqQueue(sheds=True, max_s=0.2)
     blocks = pieces(rng, 300)
     path.offer(blocks[0])
     wait_for(lambda: not path.queue._waiting)  # the first one is being estimated
