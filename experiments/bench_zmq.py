@@ -119,12 +119,14 @@ def _run(antennas: int, sample_format: str, seconds: float, seed: int) -> dict[s
         )
         log: list[str] = []
         try:
+            assert daemon.stdout is not None
             _await_ready(daemon, log)
             before, sent = _send(path, address, ring, seconds, sample_format, port)
             sleep(_DRAIN_S)
             after = _counters(port)
             daemon.send_signal(signal.SIGINT)
-            out, _ = daemon.communicate(timeout=_PATIENCE_S)
+            out = daemon.stdout.read()  # standard error is read by a thread: `communicate` would read it too
+            daemon.wait(_PATIENCE_S)
         finally:
             daemon.kill()
             daemon.wait()
