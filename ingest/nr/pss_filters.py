@@ -272,7 +272,8 @@ def _pick(
         i = (point % 2) * MIDDLES + (point // 2) * LANES + lane
         if not power[i] > limits[i]:
             continue
-        share = power[i] / limits[i]
+        # Of samples of no size to speak of, limits are nothing.
+        share = np.float32(min(float(power[i]) / max(float(limits[i]), 1e-300), 3e38))
         if first + point - last >= apart or into < 0:
             into = found if found < places.size else int(np.argmin(shares))
             if found < places.size:

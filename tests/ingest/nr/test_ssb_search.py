@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingest.nr import cell_search, pbch, polar, pss_filters, pss_lanes, ssb
@@ -133,7 +134,8 @@ def test_the_threshold_of_two_together(rng: np.random.Generator) -> None:
     rate_hz=st.sampled_from([7.2e6, 7.68e6, 9e6, 15.36e6]),
     raw=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@example(seed=1, sizes=[3000], antennas=1, exponent=-38, rate_hz=7.68e6, raw=False)
+@settings(max_examples=8 if numba.config.DISABLE_JIT else 40, deadline=None)
 @pytest.mark.kernel
 def test_no_samples_raise(seed: int, sizes: list[int], antennas: int, exponent: int, rate_hz: float, raw: bool) -> None:
     """Any finite numbers, as noise or as bytes of anything, in blocks of any size."""
