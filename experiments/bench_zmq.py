@@ -111,27 +111,23 @@ def _run(antennas: int, sample_format: str, seconds: float, seed: int) -> dict[s
                 address=address, prbs=PRBS, carrier_hz=ring.carrier.carrier_hz, signal=ring.signal, port=port
             )
         )
-        daemon = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, str(ROOT / "twinbeam.py"), "run", str(config), "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        log: list[str] = []
-        try:
-            assert daemon.stdout is not None
-            _await_ready(daemon, log)
-            before, sent = _send(path, address, ring, seconds, sample_format, port)
-            sleep(_DRAIN_S)
-            after = _counters(port)
-            daemon.send_signal(signal.SIGINT)
-            out = daemon.stdout.read()  # standard error is read by a thread: `communicate` would read it too
-            daemon.wait(_PATIENCE_S)
-        finally:
-            daemon.kill()
-            daemon.wait()
+        command = [sys.executable, str(ROOT / "twinbeam.py"), "run", str(config), "--json"]
+        # Our own interpreter and module.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:  # noqa: S603
+            log = _Log(daemon)
+            try:
+                log.await_ready()
+                before, sent = _send(path, address, ring, seconds, sample_format, port)
+                sleep(_DRAIN_S)
+                after = _counters(port)
+                daemon.send_signal(signal.SIGINT)
+                assert daemon.stdout is not None
+                out = daemon.stdout.read()
+            finally:
+                daemon.kill()
+                log.end()
     counted = {name: after[name] - before[name] for name in COUNTERS}
-    return _judged(json.loads(out.splitlines()[-1]), counted, sent, log, antennas, sample_format, seconds)
+    return _judged(json.loads(out.splitlines()[-1]), counted, sent, log.lines, antennas, sample_format, seconds)
 
 
 def _free_port() -> int:
@@ -152,21 +148,33 @@ def _counters(port: int) -> dict[str, int]:
     return {name: round(float(values.get(metric, 0.0))) for name, metric in COUNTERS.items()}
 
 
-def _await_ready(daemon: subprocess.Popen[str], log: list[str]) -> None:
-    """Wait until the daemon says that it is ready; its log is read to its end in a thread, so that it never blocks."""
-    ready = threading.Event()
+class _Log:
+    """The lines of a daemon's log, read in a thread to its end, so that it never blocks."""
 
-    def read() -> None:
-        assert daemon.stderr is not None
-        for line in daemon.stderr:
-            log.append(line)
+    def __init__(self, daemon: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._daemon = daemon
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._daemon.stderr is not None
+        for line in self._daemon.stderr:
+            self.lines.append(line)
             if "ready" in line:
-                ready.set()
-        ready.set()
+                self._ready.set()
+        self._ready.set()
 
-    threading.Thread(target=read, daemon=True).start()
-    if not ready.wait(_PATIENCE_S) or daemon.poll() is not None:
-        raise TwinbeamError(f"the daemon did not start: {''.join(log[-3:])}")
+    def await_ready(self) -> None:
+        """Wait until the daemon says that it is ready."""
+        if not self._ready.wait(_PATIENCE_S) or self._daemon.poll() is not None:
+            raise TwinbeamError(f"the daemon did not start: {''.join(self.lines[-3:])}")
+
+    def end(self) -> None:
+        """Wait until the daemon has ended, and all is read."""
+        self._daemon.wait()
+        self._thread.join(_PATIENCE_S)
 
 
 def _send(
