@@ -8,6 +8,7 @@ that is an eighth of the work of the wire, whose every array is held against wha
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import sys
@@ -168,6 +169,8 @@ def _work(connection: Connection, config: Config) -> None:
             assert isinstance(source, LiveSource)
             worker = _Worker(connection, source, IqEstimator(config, live=True))
             warm_up(config.receiver.settings())
+            gc.collect()
+            gc.freeze()  # what is there by now stays: looking through all of it would keep the stream waiting
             worker.run()
         except Exception as error:
             connection.send_bytes(_ENCODER.encode(_News(failure=_failure_of(error))))
