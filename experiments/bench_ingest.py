@@ -90,6 +90,8 @@ def bench_file(seconds: tuple[float, ...], seed: int) -> dict[str, Any]:
             with path.open("wb") as file:
                 for _ in range(round(length_s / 20e-3)):
                     file.write(ring.samples.tobytes())
+                file.flush()
+                os.fsync(file.fileno())  # what is still being written to a disk would be measured too
             row, stages_us = _receive_file(path, ring, length_s)
             rows.append(row)
         plain_s = _plain_file(path, ring)
