@@ -52,7 +52,8 @@ imports:
 unit:
 	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
-# Kernels run as the plain Python that they are written in, against the same tests.
+# Kernels run as the plain Python that they are written in, against the same tests; but for the PSSs' filters, which whole
+# searches then have done by NumPy (tests/ingest/nr/conftest.py).
 kernels-without-jit:
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n 2 -m kernel
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,7 @@ from controller.assembly import build_pipeline, bundle_path, twinbeam_version, w
 from controller.config import Config, RecordedConfig
 from controller.daemon import Daemon
 from controller.emit import WELCOME, DecisionPublisher
+from controller.interrupts import ignoring_interrupts
 from controller.live_receiver import LiveReceiver
 from controller.log import logger
 from controller.metrics import Metrics
@@ -109,7 +109,7 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
                 name="testbed",
                 daemon=True,
             )
-            with _ignoring_interrupts():
+            with ignoring_interrupts():
                 process.start()
             watch = daemon.watch
 
@@ -184,16 +184,6 @@ def _running(config: Config, source: Source, title: str, blocks: int | None) -> 
         log.info("ready", run=title, page=server.url if server is not None else None, source=source.info.where)
         yield daemon
         log.info("done", decisions=daemon.session.report.decisions, missed=daemon.session.report.missed)
-
-
-@contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Processes started inside ignore Ctrl-C from their first moment: it is ours to handle, and we end them."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _journal_path(folder: Path) -> Path:

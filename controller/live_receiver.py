@@ -3,7 +3,7 @@
 Beside the loop, in one process, Python lets one of the two work at a time, and each of the many small steps of either
 waits for the other: with four antennas a fifth of the signal was shed on two cores that were a third idle. What comes
 over is what a decision is made of: channel frames, feedback and outcomes, packed as they stand. As both sides are ours,
-that is an eighth of the work of the wire, whose every array is held against what it should be.
+that is a seventh of the work of the wire, whose every array is held against what it should be.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from controller.config import Config
+from controller.interrupts import ignoring_interrupts
 from controller.iq_estimator import IqEstimator
 from controller.iq_path import SWITCH_S, IqPath
 from controller.iq_told import IqTold
@@ -34,6 +35,9 @@ from ingest.messages import IqBlock, Message
 from ingest.nr.warm_up import warm_up
 from ingest.sources import LiveSource, Source, SourceInfo, open_source
 from ingest.topics import TOPICS
+
+_BEGIN, _CLOSE = b"begin", b"close"
+"""What the process is told. Before it is to begin it reads nothing: what nobody takes over would be shed."""
 
 _TELL_S = 0.1
 _JOIN_S = 5.0
@@ -94,11 +98,8 @@ class LiveReceiver(Source):
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, config), name="receiver", daemon=True)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is ours to handle; from its first moment on
-        try:
+        with ignoring_interrupts():
             self._process.start()
-        finally:
-            signal.signal(signal.SIGINT, before)
         theirs.close()
         try:
             info = self._heard_from().ready
@@ -109,6 +110,8 @@ class LiveReceiver(Source):
         super().__init__(info)
 
     def __iter__(self) -> Iterator[Message]:
+        with suppress(OSError):  # closed, or dead: what is heard from it says which
+            self._connection.send_bytes(_BEGIN)
         while not (news := self._heard_from()).ended:
             for topic, packed in news.messages:
                 yield _MESSAGES[topic].decode(packed)
@@ -116,7 +119,7 @@ class LiveReceiver(Source):
     def close(self) -> None:
         """Ask the process to end; iteration goes on with what it has to say until then."""
         with suppress(OSError):
-            self._connection.send_bytes(b"close")
+            self._connection.send_bytes(_CLOSE)
 
     def end(self) -> None:
         """See the process to its end; what it has still to say is not heard."""
@@ -188,6 +191,8 @@ class _Worker:
 
     def run(self) -> None:
         self._say(_News(ready=self._source.info))
+        if self._connection.recv_bytes() != _BEGIN:
+            self._source.close()
         for work in (self._await_close, self._tell):
             threading.Thread(target=work, daemon=True).start()
         for message in self._source:
@@ -202,8 +207,8 @@ class _Worker:
         self._closing.set()
         if self._failure is not None:
             raise self._failure
-        self._say(self._counts())
-        self._say(_News(ended=True))
+        # In one: counts that were taken before must not come after them.
+        self._say(msgspec.structs.replace(self._counts(), ended=True))
 
     def _pass_on(self, messages: Sequence[Message]) -> None:
         self._say(_News([(message.TOPIC, message) for message in messages]))

@@ -16,7 +16,7 @@ from ingest.buffers import Buffers
 from ingest.messages import IqBlock
 
 MAX_WAITING_S = 0.5
-"""A shared machine was seen to stand still for a fifth of a second; what waited then is caught up with."""
+"""Estimation on a shared machine was seen to fall a fifth of a second behind for a moment; it then catches up."""
 
 MAX_WAITING_BYTES = 512 << 20
 

@@ -1,8 +1,8 @@
 """How the process's memory is kept: what was freed is used again, and not given back to the system.
 
 Blocks of samples are megabytes each and come hundreds of times a second. The C library gives memory of that size back
-when it is freed, and the system clears every page of it when it is asked for anew: on virtual machines that was seen
-to cost as much as all that was done with the samples.
+when it is freed, and the system clears every page of it when it is asked for anew: with four antennas on a virtual
+machine that was half of the kernel's time.
 """
 
 from __future__ import annotations

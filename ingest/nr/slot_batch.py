@@ -64,7 +64,7 @@ class Part:
 @dataclass(frozen=True, eq=False)
 class Family:
     """Streams that share elements, and are estimated together. members [n]: slots of the batch that hold them; parts:
-    where they are found. shape: [L / span, S] of what is received of one slot."""
+    where they are found; tables: of each stream."""
 
     streams: list[Stream]
     tables: list[PickTable]

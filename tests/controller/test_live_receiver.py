@@ -66,6 +66,23 @@ def test_what_breaks_down_there_is_raised_here(tmp_path: Path) -> None:
     context.destroy(linger=0)
 
 
+def test_what_is_not_read_is_not_shed(tmp_path: Path) -> None:
+    """Until somebody takes over what is received, nothing is; a process that is never read ends all the same."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sender = Sender(context, zmq.PUSH, f"ipc://{tmp_path}/radio")
+    receiver = receiver_of(f"zmq+{sender.address}?socket=pull")
+    samples = np.ones((1, 7680), np.complex64)
+    for number in range(20):
+        one = block(samples, rate_hz=7.68e6, center_hz=3512.64e6, first_sample=number * 7680, seq=number)
+        sender.send(one)
+    assert not receiver._connection.poll(0.5)
+    receiver.close()
+    receiver.end()
+    assert receiver._process.exitcode == 0
+    sender.close()
+    context.destroy(linger=0)
+
+
 def test_a_process_that_dies_is_told_in_one_line(tmp_path: Path) -> None:
     receiver = receiver_of(f"zmq+ipc://{tmp_path}/radio?bind=1&socket=pull")
     pid = receiver._process.pid
