@@ -1,14 +1,16 @@
 """What delays look like over pilots: columns of a channel's covariance, in coordinates that make little work.
 
-Here is only what depends on the pilots and the window of delays, not on what is received.
+Here is only what works on such columns, not on what is received.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.lapack import dpstrf, zpstrf
 
 Complex = npt.NDArray[np.complex128]
 Real = npt.NDArray[np.float64]
@@ -23,6 +25,25 @@ _ODD = 1e-6
 
 _AT_ONCE = 16
 """Tones whose turns are told by products from each other."""
+
+
+@dataclass(frozen=True)
+class DelayWindow:
+    """Delays, after the nominal symbol start, within which a channel's paths arrive. earliest_s may be negative."""
+
+    earliest_s: float
+    latest_s: float
+
+    @property
+    def length_s(self) -> float:
+        return self.latest_s - self.earliest_s
+
+    def cut_to(self, length_s: float) -> DelayWindow:
+        """The same window, no longer than `length_s`; its early end stays where it can."""
+        if self.length_s <= length_s:
+            return self
+        earliest_s = max(self.earliest_s, -0.2 * length_s)
+        return DelayWindow(earliest_s, earliest_s + length_s)
 
 
 def turning(tones_hz: Real, delays_s: Real) -> Complex:
@@ -97,3 +118,16 @@ def between(coarse: Field, finer: int, fine: Field) -> None:
     fine[-1] = coarse[points + SIDE - 1]
     for cell in range(points - 1):
         np.matmul(weights, coarse[cell + 1 : cell + 1 + len(taps)], out=cells[cell, 1:])
+
+
+def low_rank(roots: Field, tolerance: float) -> Field:
+    """L [r, k] with L L^H = roots^H roots but for at most `tolerance` in each diagonal entry; one column at least.
+
+    By Cholesky with pivoting, which ends where nothing is left: a twentieth of what the eigenvalues cost.
+    """
+    covariance = roots.conj().T @ roots
+    factor = dpstrf if np.isrealobj(covariance) else zpstrf
+    lower, order, rank, _ = factor(covariance, tol=tolerance, lower=1)
+    found = np.empty((len(covariance), max(rank, 1)), covariance.dtype)
+    found[order - 1] = np.tril(lower)[:, : max(rank, 1)]
+    return found

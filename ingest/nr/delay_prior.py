@@ -9,14 +9,24 @@ told apart by their covers: each has its own stretch of the grid.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve
-from scipy.linalg.lapack import dpstrf, zpstrf
 
-from ingest.nr.delay_columns import SIDE, Complex, Field, Real, between, directions, turning, with_phase, without_phase
+from ingest.nr.delay_columns import (
+    SIDE,
+    Complex,
+    DelayWindow,
+    Field,
+    Real,
+    between,
+    directions,
+    low_rank,
+    turning,
+    with_phase,
+    without_phase,
+)
 
 _OVERSAMPLING = 2.0
 _FINER = 16
@@ -60,6 +70,14 @@ _REMAINS = 0.03
 _FAINT = 0.03
 """Delays and directions with less than this share of the power that a mode must have make no difference to a filter."""
 
+_FADED = 0.1
+_FADED_CELLS = 4
+"""What a delay may have lost to fading when it was seen once by one antenna: this share of the power around it, by
+distance in coarse cells, up to so many. It falls with the antennas, which may fade alike, and with the square of the
+observations. Without it the prior of a single slot misses what faded in that slot, and the next one is estimated up to
+6 dB worse than the first (one antenna, 52 PRBs, 0 to 20 dB). A profile as wide as the delay spread that a twin tells
+was tried in its place: up to 1.4 dB better at 0 dB, in the second and third slot only, and 3 dB worse at 20 dB."""
+
 _COARSE_ROUNDS = 3
 """Of the first fit, so that delays are told finely only where there is power."""
 
@@ -68,25 +86,6 @@ _UNSEEN = 3e-3
 
 _NEGLIGIBLE = 3e-3
 """A delay whose power over all pilots is less than this share of the noise is not worth a round."""
-
-
-@dataclass(frozen=True)
-class DelayWindow:
-    """Delays, after the nominal symbol start, within which a channel's paths arrive. earliest_s may be negative."""
-
-    earliest_s: float
-    latest_s: float
-
-    @property
-    def length_s(self) -> float:
-        return self.latest_s - self.earliest_s
-
-    def cut_to(self, length_s: float) -> DelayWindow:
-        """The same window, no longer than `length_s`; its early end stays where it can."""
-        if self.length_s <= length_s:
-            return self
-        earliest_s = max(self.earliest_s, -0.2 * length_s)
-        return DelayWindow(earliest_s, earliest_s + length_s)
 
 
 class DelayPrior:
@@ -130,6 +129,7 @@ class DelayPrior:
         self._powers: Real | None = None
         self._step: Real = np.zeros(len(self._rows))
         self._noise = 0.0
+        self._antennas = 1
         self.observations = 0
 
     def on_pilots(self, vectors: Field) -> Complex64:
@@ -144,8 +144,12 @@ class DelayPrior:
             return np.full((self.ports, len(self.delays_s)), 1.0 / (self.ports * len(self.delays_s)))
         return self._powers.reshape(self.ports, -1)
 
-    def observe(self, projected: npt.NDArray[np.complexfloating], noise_power: float) -> None:
-        """Take in `projected` [r, n], pilots in the subspace with noise of `noise_power` per entry."""
+    def observe(self, projected: npt.NDArray[np.complexfloating], noise_power: float, antennas: int = 1) -> None:
+        """Take in `projected` [r, n], pilots in the subspace with noise of `noise_power` per entry.
+
+        antennas: how many of the n saw the channel at the same time.
+        """
+        self._antennas = antennas
         weight = max(1.0 / (self.observations + 1), 1.0 / _MEMORY)
         if np.isrealobj(self._observed):
             columns = np.concatenate([projected.real, projected.imag], axis=1, dtype=np.float64)
@@ -199,7 +203,7 @@ class DelayPrior:
         yield
         active = np.flatnonzero(self._powers > self._least)
         rows = self._rows[active]
-        basis = np.linalg.qr(_low_rank(rows * np.sqrt(self._powers[active])[:, None], _UNSEEN * self._noise))[0]
+        basis = np.linalg.qr(low_rank(rows * np.sqrt(self._powers[active])[:, None], _UNSEEN * self._noise))[0]
         rows = rows @ basis
         observed = basis.conj().T @ observed @ basis
         for _ in range(rounds):
@@ -220,10 +224,28 @@ class DelayPrior:
         powers = self.powers
         negligible = np.where(powers > self._least, 0.0, powers)
         found = powers - negligible
-        half = _FINER // 2
-        padded = np.pad(negligible, ((0, 0), (half, _FINER - half - 1)))
-        found[:, ::_FINER] += padded.reshape(self.ports, -1, _FINER).sum(axis=2)
+        found[:, ::_FINER] += self._in_cells(negligible)
         self._powers = found.ravel()
+        self._allow_for_fading()
+
+    def _allow_for_fading(self) -> None:
+        """Give the coarse delays what fading may have hidden there, as long as few observations were learnt from."""
+        share = _FADED / (self.observations**2 * self._antennas)
+        if share < _NEGLIGIBLE * _FADED:
+            return
+        powers = self.powers
+        near = np.exp(-np.abs(np.arange(-_FADED_CELLS, _FADED_CELLS + 1.0)))
+        cells = self._in_cells(powers)
+        found = powers.copy()
+        for port, around in enumerate(cells):
+            found[port, ::_FINER] += share * np.convolve(around, near / near.sum(), "full")[_FADED_CELLS:-_FADED_CELLS]
+        self._powers = found.ravel() / (1.0 + share)
+
+    def _in_cells(self, powers: Real) -> Real:
+        """Powers [G, D] summed up around each coarse delay."""
+        half = _FINER // 2
+        padded = np.pad(powers, ((0, 0), (half, _FINER - half - 1)))
+        return np.asarray(padded.reshape(self.ports, -1, _FINER).sum(axis=2))
 
     def _spread(self) -> None:
         """Let a little power leak to the delays beside, so that it can move there if that is where it comes from."""
@@ -265,7 +287,7 @@ class DelayPrior:
     def modes(self, floor: float) -> tuple[Real, Field]:
         """Eigenvalues above `floor` [q], ascending, and eigenvectors [r, q] of the prior covariance; one at least."""
         active = self._active(_FAINT * floor)
-        root = _low_rank(self._rows[active] * np.sqrt(self.powers.ravel()[active])[:, None], _FAINT * floor)
+        root = low_rank(self._rows[active] * np.sqrt(self.powers.ravel()[active])[:, None], _FAINT * floor)
         squares, right = np.linalg.eigh(root.conj().T @ root)
         kept = squares > max(floor, 1e-12 * float(squares[-1]))
         kept[-1] = True
@@ -297,16 +319,3 @@ class DelayPrior:
         mean_s = float(powers @ self.delays_s) / total
         variance = float(powers @ (self.delays_s - mean_s) ** 2) / total
         return mean_s, float(np.sqrt(variance))
-
-
-def _low_rank(roots: Field, tolerance: float) -> Field:
-    """L [r, k] with L L^H = roots^H roots but for at most `tolerance` in each diagonal entry; one column at least.
-
-    By Cholesky with pivoting, which ends where nothing is left: a twentieth of what the eigenvalues cost.
-    """
-    covariance = roots.conj().T @ roots
-    factor = dpstrf if np.isrealobj(covariance) else zpstrf
-    lower, order, rank, _ = factor(covariance, tol=tolerance, lower=1)
-    found = np.empty((len(covariance), max(rank, 1)), covariance.dtype)
-    found[order - 1] = np.tril(lower)[:, : max(rank, 1)]
-    return found

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
-from ingest.nr.delay_prior import DelayPrior, DelayWindow
+from ingest.nr.delay_columns import DelayWindow
+from ingest.nr.delay_prior import DelayPrior
 from ingest.nr.envelope import Envelope
 from ingest.nr.lmmse import (
     CFO_MEASURED,
@@ -279,14 +280,15 @@ class PortEstimator:
     def _learn(self, slot: int, projected: Complex64, noise_power: float) -> None:
         """Teach the prior by the slot of that number, and make its filter anew when it has changed."""
         prior = self.prior
-        prior.observe(projected, noise_power)
+        antennas = projected.shape[1] // len(self._times_s)
+        prior.observe(projected, noise_power, antennas)
         self._doppler_hz = self.motion.doppler_hz
         self._k_factor_db = self._envelope.k_factor_db(self._doppler_hz, self.motion.lag_s)
         at_once = False
         due = slot & (slot - 1) == 0 or slot % _REFIT_SLOTS == 0
         rounds = (_ROUNDS if slot < _REFIT_SLOTS else _LATER_ROUNDS) if due else 0
         if due or self._filter is None or noise_power < 0.4 * self._filter.noise_power:
-            self._refit = self._refitted(rounds, projected.shape[1] // len(self._times_s), noise_power)
+            self._refit = self._refitted(rounds, antennas, noise_power)
             at_once = slot < _AT_ONCE_SLOTS or not due or self._filter is None
         if self._refit is not None:
             for _ in self._refit:

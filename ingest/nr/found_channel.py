@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ingest.nr.delay_prior import DelayWindow
+from ingest.nr.delay_columns import DelayWindow
 from ingest.nr.estimation import PortEstimator
 from ingest.nr.find_dmrs import FoundDmrs
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.kernel import kernel
-from ingest.nr.delay_prior import DelayWindow
+from ingest.nr.delay_columns import DelayWindow
 from ingest.nr.estimation import PortEstimator
 from ingest.nr.ofdm import PRB_SUBCARRIERS, Carrier, OfdmDemodulator
 from ingest.nr.slot_batch import PickTable, SlotBatch, make_batch

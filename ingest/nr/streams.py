@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ingest.nr.delay_prior import DelayWindow
+from ingest.nr.delay_columns import DelayWindow
 from ingest.nr.estimation import PortEstimator
 from ingest.nr.slot_estimate import Refusal, SlotEstimate
 from ingest.nr.slot_plan import Stream
