@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ingest.errors import UsageRefused
 from ingest.settings_file import read_toml, validated
+from sim.materials import ITU_MATERIALS, PRESETS, Preset, Surfaces
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 
@@ -66,9 +67,20 @@ class Panel(Mount):
 
 
 class BaseStation(Panel):
-    """The transmit array. pattern: Sionna RT's name of the element pattern."""
+    """The transmit array. pattern: Sionna RT's name of the element pattern.
+
+    field_of_view_deg: opening angle of the cone about boresight that the array serves; 360 is all around.
+    """
 
     pattern: Literal["iso", "dipole", "hw_dipole", "tr38901"] = "tr38901"
+    field_of_view_deg: Annotated[float, Field(gt=0, le=360)] = 360.0
+
+    def sees(self, directions: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+        """Which unit vectors [L, 3] from the array lie in its field of view. Shape [L]."""
+        if self.field_of_view_deg == 360.0:
+            return np.ones(len(directions), np.bool_)
+        cosine = np.clip(directions @ self.rotation()[:, 0], -1.0, 1.0)
+        return np.asarray(np.arccos(cosine) <= np.radians(self.field_of_view_deg / 2))
 
 
 class Ris(Panel):
@@ -94,12 +106,16 @@ class Ris(Panel):
 
 
 class UserArea(_Table):
-    """The grid of user positions: outdoor points of a rectangle, `spacing_m` apart, `height_m` over its ground."""
+    """The grid of user positions: outdoor points of a rectangle, `spacing_m` apart, `height_m` over its ground.
+
+    places_m: more positions (x, y), each of which has to be outdoors.
+    """
 
     corner_m: tuple[Metres, Metres]
     size_m: tuple[Annotated[float, Field(gt=0, le=1e6)], Annotated[float, Field(gt=0, le=1e6)]]
     spacing_m: Annotated[float, Field(ge=1e-3, le=1e6)] = 2.0
     height_m: Annotated[float, Field(ge=0, le=1e6)] = 1.5
+    places_m: Annotated[tuple[tuple[Metres, Metres], ...], Field(max_length=100_000)] = ()
 
     @model_validator(mode="after")
     def _not_endless(self) -> UserArea:
@@ -109,13 +125,20 @@ class UserArea(_Table):
         return self
 
     def grid_m(self) -> npt.NDArray[np.float64]:
-        """All points of the rectangle, indoors and out. Shape [points, 3]."""
+        """All points of the rectangle, indoors and out, then the places. Shape [points, 3]."""
         axes = [
             corner + self.spacing_m * np.arange(int(size / self.spacing_m + 1e-9) + 1)
             for corner, size in zip(self.corner_m, self.size_m, strict=True)
         ]
-        x, y = np.meshgrid(*axes, indexing="ij")
-        return np.stack([x.ravel(), y.ravel(), np.full(x.size, self.height_m)], axis=1)
+        flat = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+        return self._lifted(np.concatenate([flat, np.reshape(self.places_m, (-1, 2))]))
+
+    def named_places_m(self) -> npt.NDArray[np.float64]:
+        """The places alone. Shape [places, 3]."""
+        return self._lifted(np.reshape(np.asarray(self.places_m, np.float64), (-1, 2)))
+
+    def _lifted(self, flat_m: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.column_stack([flat_m, np.full(len(flat_m), self.height_m)])
 
 
 class TraceSettings(_Table):
@@ -142,6 +165,40 @@ class Material(_Table):
     conductivity_s_m: Annotated[float, Field(ge=0)] | None = None
 
 
+class Geo(_Table):
+    """How a GeoJSON scene's footprints become buildings.
+
+    coordinates: longitude and latitude in degrees (RFC 7946), or metres, x east, y north. origin: where the site's
+    (0, 0) lies, in the file's coordinates; left out, it is the footprints' centroid, or (0, 0) of a file in metres.
+    Heights: the property `height`, else `building:levels` times storey_m, else default_height_m.
+    """
+
+    coordinates: Literal["lonlat", "metres"] = "lonlat"
+    origin: tuple[Annotated[float, Field(ge=-1e8, le=1e8)], Annotated[float, Field(ge=-1e8, le=1e8)]] | None = None
+    default_height_m: Annotated[float, Field(gt=0, le=1000)] = 10.0
+    storey_m: Annotated[float, Field(gt=0, le=20)] = 3.0
+    ground_margin_m: Annotated[float, Field(ge=0, le=10_000)] = 100.0
+
+
+class SurfaceMaterials(_Table):
+    """What surfaces of a GeoJSON or PLY scene are made of instead of what the preset says.
+
+    tags: material names for values of the properties `building:material` and `roof:material`.
+    """
+
+    ground: str | None = None
+    wall: str | None = None
+    roof: str | None = None
+    tags: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> SurfaceMaterials:
+        for name in (self.ground, self.wall, self.roof, *self.tags.values()):
+            if name is not None and name not in ITU_MATERIALS:
+                raise ValueError(f"no material '{name}'; there are {', '.join(sorted(ITU_MATERIALS))}")
+        return self
+
+
 class Site(_Table):
     """A whole site file."""
 
@@ -155,6 +212,9 @@ class Site(_Table):
     world: TraceSettings = TraceSettings.model_validate(_WORLD)
     materials: dict[str, Material] = {}
     world_materials: dict[str, Material] = {}
+    geo: Geo = Geo()
+    material_preset: Preset = "MC1"
+    surfaces: SurfaceMaterials = SurfaceMaterials()
 
     @field_validator("world", mode="before")
     @classmethod
@@ -164,6 +224,11 @@ class Site(_Table):
     @property
     def wavelength_m(self) -> float:
         return SPEED_OF_LIGHT_M_S / self.carrier_hz
+
+    def surface_materials(self) -> Surfaces:
+        """Materials of ground, walls and roofs of a GeoJSON or PLY scene that say nothing themselves."""
+        preset, own = PRESETS[self.material_preset], self.surfaces
+        return Surfaces(own.ground or preset.ground, own.wall or preset.wall, own.roof or preset.roof)
 
 
 def sites_folder() -> Path:

@@ -15,11 +15,13 @@ from ingest.errors import UsageRefused
 from ingest.settings_file import validated
 from sim.site import (
     BaseStation,
+    Geo,
     Material,
     Mount,
     Panel,
     Ris,
     Site,
+    SurfaceMaterials,
     TraceSettings,
     UserArea,
     load_site,
@@ -69,6 +71,8 @@ def tables() -> dict[str, Any]:
         "users": {"corner_m": [0.0, 0.0], "size_m": [10.0, 20.0]},
         "twin": {},
         "world": {},
+        "geo": {},
+        "surfaces": {},
         "materials": {"concrete": {"relative_permittivity": 5.3}},
     }
 
@@ -121,6 +125,8 @@ def every_key() -> list[tuple[str, str]]:
         "users": UserArea,
         "twin": TraceSettings,
         "world": TraceSettings,
+        "geo": Geo,
+        "surfaces": SurfaceMaterials,
     }
     return [(table, key) for table, model in models.items() for key in model.model_fields]
 
@@ -134,7 +140,7 @@ def test_a_misspelt_key_is_named_with_the_nearest(table: str, key: str) -> None:
 
 
 def test_an_unlike_key_lists_the_known_ones() -> None:
-    assert "known here: corner_m, height_m, size_m, spacing_m" in refused(changed("users.zzzz", 1))
+    assert "known here: corner_m, height_m, places_m, size_m, spacing_m" in refused(changed("users.zzzz", 1))
 
 
 @pytest.mark.parametrize("path", ["name", "scene", "carrier_hz", "bs", "users", "bs.position_m", "users.size_m"])
@@ -311,6 +317,17 @@ def test_the_grid_fills_the_area() -> None:
     assert sorted(set(grid[:, 1])) == [4.0, 5.5, 7.0, 8.5]
     assert set(grid[:, 2]) == {1.2}
     assert len(np.unique(grid, axis=0)) == len(grid) == 20
+
+
+def test_places_come_after_the_grid() -> None:
+    area = UserArea(
+        corner_m=(0.0, 0.0), size_m=(1.0, 1.0), spacing_m=1.0, height_m=1.2, places_m=((9.0, 8.0), (7.0, 6.0))
+    )
+    assert area.grid_m()[4:].tolist() == [[9.0, 8.0, 1.2], [7.0, 6.0, 1.2]]
+    assert np.array_equal(area.named_places_m(), area.grid_m()[4:])
+    plain = UserArea(corner_m=(0.0, 0.0), size_m=(1.0, 1.0), spacing_m=1.0)
+    assert plain.named_places_m().shape == (0, 3)
+    assert len(plain.grid_m()) == 4
 
 
 def test_a_grid_without_end_is_refused() -> None:
