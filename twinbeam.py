@@ -254,6 +254,21 @@ def twin_build(
         _print(result, json)
 
 
+@twin_app.command("show")
+def twin_show(
+    site: Annotated[str, typer.Argument(help="Path of a site.toml, its folder, or the name of a site we ship.")],
+    out: Annotated[Path | None, typer.Option(help="The PNG file; the site's name in the current folder.")] = None,
+    zone_m: Annotated[float, typer.Option(min=0, max=1e6, help="Side of the zones to draw, 0 for none.")] = 20.0,
+    world: Annotated[bool, typer.Option("--world", help="The testbed's world instead of the twin.")] = False,
+    json: Json = False,
+) -> None:
+    """Draw a site from above: scene, arrays, zones, and what power its bundle has for users (extra `twin`)."""
+    with _told():
+        from sim.show import show_site
+
+        _print(show_site(site, out=out, zone_m=zone_m, world=world), json)
+
+
 @bench_app.command("estimation")
 def bench_estimation(
     quick: Annotated[bool, typer.Option("--quick", help="A few links and SNRs, about a minute.")] = False,
