@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("shapely", reason="shapely is not installed (extra `twin`)")
 pytest.importorskip("trimesh", reason="trimesh is not installed (extra `twin`)")
@@ -260,6 +262,34 @@ def test_files_that_are_no_geojson_are_refused(tmp_path: Path, text: str, told: 
     assert told in str(refusal.value)
     assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=25,
+)
+POINT = st.tuples(st.floats(-50, 50), st.floats(-50, 50)).map(list)
+KEYS = ("name", "height", "min_height", "building", "building:levels", "building:material", "roof:material")
+
+
+@given(
+    coordinates=st.lists(st.lists(POINT, max_size=7), max_size=3) | st.lists(st.lists(POINT | JSON)) | JSON,
+    properties=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=2) | JSON,
+    kind=st.sampled_from(["Polygon", "MultiPolygon"]),
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_file_holds_becomes_solids_or_a_line(
+    tmp_path: Path, coordinates: Any, properties: Any, kind: str
+) -> None:
+    one = {"type": "Feature", "properties": properties, "geometry": {"type": kind, "coordinates": coordinates}}
+    try:
+        found = read(tmp_path, feature(box_ring(100, 100, 110, 110)), one)
+    except InputRefused as refusal:
+        assert "\n" not in str(refusal)  # noqa: PT017
+        return
+    solids = extruded(found.buildings)
+    assert all(len(solid.mesh.open_edges()) == 0 and volume_m3(solid.mesh) > 0 for solid in solids)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
