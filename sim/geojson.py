@@ -73,7 +73,7 @@ class Plane:
     origin: tuple[float, float]
 
     def metres(self, lonlat: Real) -> Real:
-        """East and north [n, 2] of longitudes and latitudes [n, 2]: what lies below the plane's horizon is dropped."""
+        """East and north [n, 2] of longitudes and latitudes [n, 2]; how far the Earth bends away below is left out."""
         x, y, z = (_earth_centred(lonlat) - _earth_centred(np.array([self.origin]))).T
         lon, lat = np.radians(self.origin)
         east = -np.sin(lon) * x + np.cos(lon) * y
