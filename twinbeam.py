@@ -34,6 +34,8 @@ app = typer.Typer(
 )
 twin_app = typer.Typer(help="The site's twin.", no_args_is_help=True)
 app.add_typer(twin_app, name="twin")
+dataset_app = typer.Typer(help="Data sets of channels, drawn from a traced site.", no_args_is_help=True)
+app.add_typer(dataset_app, name="dataset")
 bench_app = typer.Typer(help="Measurements behind the documents' figures.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
 
@@ -267,6 +269,22 @@ def twin_show(
         from sim.show import show_site
 
         _print(show_site(site, out=out, zone_m=zone_m, world=world), json)
+
+
+@dataset_app.command("make")
+def dataset_make(
+    spec: Annotated[Path, typer.Argument(help="TOML specification, see docs/datasets.md.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the set; its name in the current folder.")] = None,
+    ray: Annotated[str | None, typer.Option(help='Address of a Ray cluster, "local" for one in place.')] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes or actors; one a core.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a data set (extra `twin`), or what is missing of it. Ctrl-C ends it; the same command goes on."""
+    with _told():
+        from sim.datasets.making import make_dataset
+
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _print(make_dataset(spec, out, ray=ray, workers=workers), json)
 
 
 @bench_app.command("estimation")
