@@ -94,6 +94,7 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the live page, 0 for a free one.")] = 8600,
     page: Annotated[bool, typer.Option(help="Serve the live page.")] = True,
     journal: Annotated[str, typer.Option(help='Folder of journals, "" for none.')] = "journals",
+    iq: Annotated[bool, typer.Option("--iq", help="Send IQ of SSB and DMRS, not channels.")] = False,
     json: Json = False,
 ) -> None:
     """Controller, simulated testbed and live page in one, until Ctrl-C: nothing else is needed."""
@@ -102,7 +103,7 @@ def demo(
 
         _begin_live()
         settings = DemoSettings(
-            site=site, blocks=blocks, seed=seed, users=users, port=port, page=page, journal_folder=journal
+            site=site, blocks=blocks, seed=seed, users=users, port=port, page=page, journal_folder=journal, iq=iq
         )
         _print(run_demo(settings), json)
 

@@ -50,7 +50,8 @@ class ReceiverTable(_Table):
     carrier of `prbs` blocks around carrier_hz, whose lowest is common resource block first_crb. frame_start_s: when
     frame 0 starts after the stream's first sample; left out, the SSBs of `pci` (or of the strongest cell) tell.
     antenna_calibrations: files of `ingest.antenna_calibration`. search_again_s: in how long a live stream is searched
-    for further cells while one is followed; 0: not before it is lost."""
+    for further cells while one is followed; 0: not before it is lost. ris_switch_s: how long after a decision was sent
+    out the RIS is surely set; left out, nobody is taken to follow decisions, and frames are not joined with them."""
 
     scs_hz: Annotated[float, Field(gt=0)] = 30e3
     prbs: Annotated[int, Field(ge=1, le=275)] = 106
@@ -61,10 +62,15 @@ class ReceiverTable(_Table):
     references: tuple[dict[str, Any], ...] = ()
     antenna_calibrations: tuple[str, ...] = ()
     search_again_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
+    ris_switch_s: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def calibrations(self) -> tuple[AntennaCalibration, ...]:
         """What the files say of radios' antennas; raises `InputRefused`."""
         return tuple(read_calibration(Path(name)) for name in self.antenna_calibrations)
+
+    def reference_names(self) -> frozenset[str]:
+        """The names of what is received; those of users are these, a dot, and a port."""
+        return frozenset(str(table.get("name", "")) for table in self.references)
 
     def settings(self) -> ReferenceSettings | None:
         """What the receiver is told, None where only SSBs are received; raises `UsageRefused`."""

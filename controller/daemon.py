@@ -20,6 +20,7 @@ from typing import Any
 
 from controller.config import Config
 from controller.emit import DecisionPublisher
+from controller.gathering import Gathering
 from controller.iq_estimator import IqEstimator
 from controller.iq_path import SWITCH_S, IqPath
 from controller.iq_told import IqLog, IqTold
@@ -27,16 +28,16 @@ from controller.ladder import CostEstimate
 from controller.live_receiver import LiveReceiver
 from controller.log import logger
 from controller.metrics import Metrics
+from controller.on_air import OnAir
 from controller.page.feed import PageFeed
 from controller.session import Session
 from ingest.clock import Clock
-from ingest.messages import BlockDecision, ChannelFrame, FeedbackFrame, IqBlock, Message, StepBudget
+from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
 from ingest.pacing import at_their_time
 from ingest.sources import LiveSource, Source
 
 _QUEUE_MESSAGES = 4096
 _MAX_TOLD = 100
-_STRAGGLER_BLOCKS = 8
 _GATHER_SHARE = 0.35
 """Share of the deadline that is waited for the frames of the other users once the first one is there."""
 
@@ -68,12 +69,8 @@ class Daemon:
     _waking: bool = field(default=False, init=False)
     _failure: Exception | None = field(default=None, init=False)
     _block: int = field(default=-1, init=False)
-    _gathered: int | None = field(default=None, init=False)
-    _heard_block: int | None = field(default=None, init=False)
-    _heard: set[str] = field(default_factory=set, init=False)
-    _first_ns: int | None = field(default=None, init=False)
+    _gathering: Gathering = field(default_factory=Gathering, init=False)
     _decided_ns: int | None = field(default=None, init=False)
-    _expected: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         source, live = self.source, isinstance(self.source, LiveSource)
@@ -81,6 +78,11 @@ class Daemon:
         self._ended = threading.Event()
         self._iq = IqPath(IqEstimator(self.config, live=live), self._pass_on, self._failed, sheds=sheds)
         self._iq_log = IqLog()
+        receiver, prior = self.config.receiver, self.session.pipeline.prior
+        self._on_air: OnAir | None = None
+        if receiver.ris_switch_s is not None and self.publisher is not None:
+            names, elements = receiver.reference_names(), prior.rows - 1 if prior is not None else 0
+            self._on_air = OnAir(names, elements, receiver.ris_switch_s, self.config.block.stale_after_s)
 
     async def run(self) -> None:
         """Work until `blocks` are decided, the source ends, a signal comes or something fails."""
@@ -170,24 +172,24 @@ class Daemon:
         """Move what the receiver queued into the mailbox."""
         while True:
             try:
-                message = self._queue.get_nowait()
+                received = self._queue.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(message, ChannelFrame | FeedbackFrame) and not self._is_straggler(message):
-                if self._first_ns is None:
-                    self._first_ns = message.t_ns
-                self._gathered = message.block if self._gathered is None else max(self._gathered, message.block)
-                if _tells_all(message):
-                    self._heard.add(message.user)
+            if (message := self._joined(received)) is None:
+                continue
             if self.page is not None and isinstance(message, ChannelFrame):
                 self.page.saw(message)
             self.metrics.took_in(message.TOPIC)
             self._came_ns[message.TOPIC] = self.clock.now_ns()
             self.session.put(message)
 
-    def _is_straggler(self, message: ChannelFrame | FeedbackFrame) -> bool:
-        """Whether it belongs to a block that is decided; it waits for the next. Far older ones: a sender began anew."""
-        return self._heard_block is not None and 0 <= self._heard_block - message.block < _STRAGGLER_BLOCKS
+    def _joined(self, message: Message) -> Message | None:
+        """`message` counted in its block, and a frame with what it does not say itself; None for what is of no use."""
+        on_air = self._on_air
+        if on_air is not None and isinstance(message, ChannelFrame) and not on_air.is_user(message):
+            return None
+        self._gathering.take(message)  # also what is not used: its user was heard, nothing more is to be waited for
+        return message if on_air is None else on_air.joined(message)
 
     # ---- step -------------------------------------------------------------------------------------------------
 
@@ -205,10 +207,10 @@ class Daemon:
         while not self._stop.is_set():
             self._news.clear()
             self._take_in()
-            if self._heard and self._heard >= self._expected:
+            if self._gathering.is_complete:
                 return True
             if self._ended.is_set() and self._queue.empty():
-                return bool(self._heard)
+                return bool(self._gathering.heard)
             wait_s = self._patience_s()
             if wait_s is not None and wait_s <= 0:
                 return True
@@ -221,23 +223,21 @@ class Daemon:
     def _patience_s(self) -> float | None:
         """How long to wait for more frames; None before the first one ever came."""
         now_ns, block = self.clock.now_ns(), self.config.block
-        if self._first_ns is not None:
-            return (self._first_ns - now_ns) * 1e-9 + _GATHER_SHARE * block.deadline_s
+        if self._gathering.first_ns is not None:
+            return (self._gathering.first_ns - now_ns) * 1e-9 + _GATHER_SHARE * block.deadline_s
         if self._decided_ns is not None:
             return (self._decided_ns - now_ns) * 1e-9 + _LATE_PERIODS * block.period_s
         return None
 
     def _decide_block(self) -> None:
         """One step, its emission, and what is measured of both."""
-        config, first_ns = self.config, self._first_ns
+        config, first_ns = self.config, self._gathering.first_ns
         begun_ns = self.clock.now_ns()
         reference_ns = begun_ns if first_ns is None else first_ns
         deadline_ns = reference_ns + round(config.block.deadline_s * 1e9)
-        if self._gathered is None:
-            self._block += 1
-        else:  # the sender's own number, also where ours went on while it paused
-            self._block = self._heard_block = self._gathered
-        self._expected, self._heard, self._first_ns, self._gathered = self._heard, set(), None, None
+        # The sender's own number, also where ours went on while it paused.
+        self._block = self._block + 1 if self._gathering.block is None else self._gathering.block
+        self._gathering.end()
         rung = self._costs.affordable((deadline_ns - begun_ns) * 1e-9, {"linear": True})
         decision = self.session.step(
             StepBudget(
@@ -256,6 +256,8 @@ class Daemon:
         self._decided_ns = self.clock.now_ns()
         if decision.rung == rung:
             self._costs.observe(rung, (self._decided_ns - begun_ns) * 1e-9)
+        if self._on_air is not None:
+            self._on_air.emitted(decision, self._decided_ns, late=self._decided_ns > deadline_ns)
         latency_s = None if first_ns is None else (self._decided_ns - first_ns) * 1e-9
         self._account(decision, latency_s, missed=self._decided_ns > deadline_ns)
 
@@ -292,7 +294,8 @@ class Daemon:
         # Copies: the receive thread counts on.
         iq = self.iq_told()
         of_iq = Counter(shed=iq.shed_blocks, too_many_radios=iq.too_many_radios)
-        return self.dropped.copy() + self.session.mailbox.dropped + self.source.rejected.copy() + of_iq
+        unused = Counter[str]() if self._on_air is None else self._on_air.unused
+        return self.dropped.copy() + unused + self.session.mailbox.dropped + self.source.rejected.copy() + of_iq
 
     def _count_up(self) -> None:
         journal, iq = self.session.journal, self.iq_told()
@@ -322,8 +325,3 @@ class Daemon:
             if journal.fault:
                 found["journal_fault"] = f"{journal.fault}; {journal.unwritten} messages not written"
         return found
-
-
-def _tells_all(message: ChannelFrame | FeedbackFrame) -> bool:
-    """Whether nothing more need be waited for from its user in this block."""
-    return message.domain == "effective" if isinstance(message, ChannelFrame) else message.codeword.size > 0

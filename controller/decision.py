@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from controller.beamforming import DesignProblem
 from controller.beamforming.feasibility import infeasibility
 from controller.beamforming.linear import sinr
-from controller.covariance import Complex
+from controller.covariance import Complex, Real
 from controller.ladder import Rung
 from controller.outage import outages
+from controller.sinr_interval import Margins, sinr_intervals
 from controller.tracking import Knowledge, UserTrack
 from ingest.messages import BlockDecision, StepBudget
 
@@ -39,17 +41,24 @@ def promise(
     knowledge: Knowledge,
     tracks: Mapping[str, UserTrack],
     emission: Emission,
+    margins: Mapping[str, Margins],
 ) -> BlockDecision:
     """The decision to use precoder [N, K] and theta [M], with the SINR it expects and the outage it promises.
 
-    tracks: of the users in the order of the problem's rows. Raises `NotEmitted`.
+    tracks: of the users in the order of the problem's rows. margins: of the intervals of SINR, of users that were
+    heard before. Raises `NotEmitted`.
     """
     wrong = infeasibility(precoder.astype(np.complex64), theta, problem.power)
     if wrong is not None:
         raise NotEmitted(wrong)
     expected, promised = sinr(problem.means, precoder, problem.noise_power), outages(problem, precoder)
-    if not (np.isfinite(expected).all() and np.isfinite(promised).all()):
+    ends = sinr_intervals(problem, precoder)
+    if not all(np.isfinite(one).all() for one in (expected, promised, *ends)):
         raise NotEmitted("promises nothing finite")
+    stated = [
+        margins.get(user, Margins()).around(float(low_db), float(high_db))
+        for user, low_db, high_db in zip(tracks, *(_decibels(end) for end in ends), strict=True)
+    ]
     return BlockDecision(
         source="twinbeam",
         epoch=emission.budget.epoch,
@@ -64,11 +73,17 @@ def promise(
         notes=emission.notes,
         precoder=precoder.astype(np.complex64),
         theta=theta.astype(np.complex64),
-        sinr_db=(10 * np.log10(np.maximum(expected, 1e-30))).astype(np.float32),
+        sinr_db=_decibels(expected),
+        sinr_low_db=np.array([low_db for low_db, _ in stated], np.float32),
+        sinr_high_db=np.array([high_db for _, high_db in stated], np.float32),
         promised_outage=promised.astype(np.float32),
         rate_target_bps_hz=np.log2(problem.sinr_target + 1.0).astype(np.float32),
         residual_db=np.array([track.residual_db for track in tracks.values()], np.float32),
     )
+
+
+def _decibels(ratio: Real) -> npt.NDArray[np.float32]:
+    return np.asarray(10 * np.log10(np.maximum(ratio, 1e-30)), np.float32)
 
 
 def silence(antennas: int, theta: Complex, seq: int, budget: StepBudget, notes: list[str]) -> BlockDecision:
@@ -89,6 +104,8 @@ def silence(antennas: int, theta: Complex, seq: int, budget: StepBudget, notes: 
         precoder=np.zeros((antennas, 0), np.complex64),
         theta=theta.astype(np.complex64),
         sinr_db=nobody,
+        sinr_low_db=nobody,
+        sinr_high_db=nobody,
         promised_outage=nobody,
         rate_target_bps_hz=nobody,
         residual_db=nobody,

@@ -8,7 +8,7 @@ from math import inf
 import msgspec
 
 from controller.cells import cell_summary, reference_summaries
-from controller.coherence import CoherenceBlocks
+from controller.coherence import RadioBlocks
 from controller.config import Config
 from controller.iq_told import Heard
 from ingest.messages import ChannelFrame, IqBlock
@@ -28,7 +28,7 @@ class IqEstimator:
         self._settings = config.receiver.settings()
         self._calibrations = config.receiver.calibrations()
         self._research_s = (config.receiver.search_again_s or inf) if live else RESEARCH_S
-        self._blocks = CoherenceBlocks(config.block.period_s)
+        self._blocks = RadioBlocks(config.block.period_s)
 
     def receive(self, block: IqBlock) -> Iterator[ChannelFrame]:
         """The frames of what ends in `block`, which came when its last sample was there."""
@@ -36,8 +36,11 @@ class IqEstimator:
             self.receivers[block.source] = NrReceiver(
                 self._settings, research_s=self._research_s, live=self._live, calibrations=self._calibrations
             )
-        for frame in self.receivers[block.source].process(_stamped_at_its_start(block)):
-            yield self._blocks.numbered(frame)
+        stamped = _stamped_at_its_start(block)
+        for frame in self.receivers[block.source].process(stamped):
+            time_s = block.first_sample / block.rate_hz + (frame.t_ns - stamped.t_ns) * 1e-9
+            number = self._blocks.number(block.source, block.epoch, time_s)
+            yield msgspec.structs.replace(frame, block=number)
 
     def heard(self) -> Heard:
         """What was heard so far."""

@@ -17,6 +17,7 @@ from controller.config import Config, RecordedConfig
 from controller.daemon import Daemon
 from controller.emit import WELCOME, DecisionPublisher
 from controller.interrupts import ignoring_interrupts
+from controller.iq_demo import receiver_tables
 from controller.live_receiver import LiveReceiver
 from controller.log import logger
 from controller.metrics import Metrics
@@ -79,6 +80,7 @@ class DemoSettings:
     port: int = 8600
     journal_folder: str = "journals"
     page: bool = True
+    iq: bool = False
 
 
 def run_demo(settings: DemoSettings) -> dict[str, Any]:
@@ -91,7 +93,8 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
         )
     with tempfile.TemporaryDirectory(prefix="twinbeam-") as folder:
         frames, decisions = f"ipc://{folder}/frames", f"ipc://{folder}/decisions"
-        config = _demo_config(settings, decisions)
+        receiver = receiver_tables(twin, settings.users, settings.seed, Path(folder)) if settings.iq else {}
+        config = _demo_config(settings, decisions, f"zmq+{frames}?socket=pull&bind=1", receiver)
         testbed = TestbedSettings(
             users=settings.users,
             seed=settings.seed,
@@ -101,11 +104,13 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
             rate_target_bps_hz=config.link.rate_target_bps_hz,
         )
         wiring = Wiring(Endpoint(frames, bind=False), Endpoint(decisions, bind=False), WELCOME)
-        source = ZmqSource(Endpoint(frames, bind=True, socket="pull"))
-        with _running(config, source, f"demo: {settings.site}", settings.blocks) as daemon:
+        source = LiveReceiver(config) if settings.iq else ZmqSource(Endpoint(frames, bind=True, socket="pull"))
+        title = f"demo: {settings.site}"
+        with _ending(source), _running(config, source, title, settings.blocks) as daemon:
             process = multiprocessing.get_context("spawn").Process(
                 target=run_testbed,
                 args=(world, testbed, wiring, None, config.block.deadline_s),
+                kwargs={"iq": settings.iq},
                 name="testbed",
                 daemon=True,
             )
@@ -127,11 +132,23 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
     return daemon.summary()
 
 
-def _demo_config(settings: DemoSettings, decisions: str) -> Config:
+@contextmanager
+def _ending(source: Source) -> Iterator[None]:
+    """Sees the process of a source to its end, where it has one."""
+    try:
+        yield
+    finally:
+        if isinstance(source, LiveReceiver):
+            source.end()
+
+
+def _demo_config(settings: DemoSettings, decisions: str, source: str, receiver: dict[str, Any]) -> Config:
     """The demo's configuration: blocks of 20 ms and strolling users, so that two cores carry world and controller."""
     return RecordedConfig.model_validate(
         {
             "site": {"bundle": settings.site},
+            "source": {"uri": source},
+            "receiver": receiver,
             "emit": {"bind": decisions},
             "block": {"period_s": 20e-3, "deadline_s": 15e-3, "lead_s": 17e-3},
             "link": {

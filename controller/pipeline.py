@@ -157,7 +157,15 @@ class Pipeline:
         problem = self._problem(theta, tracks, self._beliefs(knowledge, tracks, budget))
         emission = Emission("hold", state.seq, last.designed_block, budget, tuple(notes))
         try:
-            return promise(problem, last.precoder.astype(np.complex128), theta, knowledge, tracks, emission)
+            return promise(
+                problem,
+                last.precoder.astype(np.complex128),
+                theta,
+                knowledge,
+                tracks,
+                emission,
+                state.audit.margins,
+            )
         except NotEmitted as reason:
             notes.append(f"hold: {reason}")
             return None
@@ -201,7 +209,8 @@ class Pipeline:
         emission = Emission("linear", state.seq, budget.block, budget, tuple(notes))
         try:
             precoder = PRECODERS[self.config.design.precoder](problem) * (1.0 - _POWER_HEADROOM)
-            return promise(problem, precoder, state.theta, state.knowledge, tracks, emission)
+            margins = state.audit.margins
+            return promise(problem, precoder, state.theta, state.knowledge, tracks, emission, margins)
         except (np.linalg.LinAlgError, NotEmitted) as reason:
             notes.append(f"{self.config.design.precoder}: {reason}")
             return None

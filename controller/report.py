@@ -15,6 +15,7 @@ import numpy as np
 
 from controller.error_statistics import ErrorStatistics
 from controller.pipeline import State
+from controller.sinr_interval import SHARE
 from ingest.journal import pack
 from ingest.messages import BlockDecision
 
@@ -126,10 +127,12 @@ class RunReport:
                         "promised": round(one.promised_outage, 6),
                         "realised": round(one.realised_outage, 6),
                         "blocks": one.blocks,
+                        "inside": round(one.inside_share, 6),
                     }
                     for user, one in sorted(audit.users.items())
                 ],
             }
+            found["sinr"] = {"interval": SHARE, "inside": round(total.inside_share, 6), "blocks": total.blocks}
             found["sum_se_bps_hz"] = round(total.rate_bps_hz / audit.settled, 4)
         mean_power = self.power_sum / self.decisions if self.decisions else 0.0
         if mean_power > 0:

@@ -94,7 +94,7 @@ class IqQueue:
     def _count_missing(self, block: IqBlock) -> None:
         epoch, expected = self._next.get(block.source, (block.epoch, block.first_sample))
         if epoch == block.epoch:
-            self.missing_samples += max(block.first_sample - expected, 0)
+            self.missing_samples += max(block.first_sample - block.skipped - expected, 0)
         self._next[block.source] = block.epoch, block.first_sample + block.samples.shape[1]
 
     def _is_full(self, further: IqBlock | None = None) -> bool:

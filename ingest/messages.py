@@ -65,6 +65,7 @@ class IqBlock(Message, frozen=True, kw_only=True, eq=False):
     """Consecutive baseband samples of A coherent receive chains.
 
     samples [A, T] complex64. center_hz is the tuned frequency, first_sample the running number of samples[:, 0].
+    skipped: samples right before it that the radio left out on purpose, as in bursts; they are not missing.
     full_scale: where it is set, samples travel as 16-bit integers, this count standing for 1.0; here they are complex
     all the same.
     """
@@ -75,6 +76,7 @@ class IqBlock(Message, frozen=True, kw_only=True, eq=False):
     rate_hz: Positive
     center_hz: Annotated[float, msgspec.Meta(ge=0)]
     first_sample: Count
+    skipped: Count = 0
     full_scale: FullScale | None = None
     samples: ComplexArray
 
@@ -144,7 +146,8 @@ class FeedbackFrame(Message, frozen=True, kw_only=True, eq=False):
     """What a user sends back: a codeword of a named CSI codec, and powers that it measured.
 
     codeword [L]: the encoder's output; L = 0 where only powers are reported. gain: the channel's norm, which
-    the codec's normalisation took out. powers_dbm [B]: received power of beam b.
+    the codec's normalisation took out. powers_dbm [B]: received power of beam b. sent_dbm: what a resource element of
+    its reference signals is sent with, for which a radio's channel is a path gain no sooner than it is taken out.
     """
 
     TOPIC: ClassVar[str] = "feedback"
@@ -160,6 +163,7 @@ class FeedbackFrame(Message, frozen=True, kw_only=True, eq=False):
     gain: Positive = 1.0
     position_m: Vector | None = None
     velocity_m_s: Vector | None = None
+    sent_dbm: float | None = None
     codeword: FloatArray
     powers_dbm: FloatArray
     ris_pattern: ComplexArray
@@ -169,8 +173,8 @@ class BlockDecision(Message, frozen=True, kw_only=True, eq=False):
     """What the radio and the RIS are told for one coherence block.
 
     precoder [N, K], |precoder|_F^2 = transmit power in watt (relative power where the link is uncalibrated).
-    theta [M]: RIS element states. Per user, in the order of `users` [K]: sinr_db on the belief's mean,
-    promised_outage = P(rate < rate target) under the belief, residual_db = residual over channel power.
+    theta [M]: RIS element states. Per user, in the order of `users` [K]: sinr_db on the belief's mean, sinr_low_db and
+    sinr_high_db with nine of ten SINRs between them under the belief and as many below as above, promised_outage = P(rate < rate target) under the belief, residual_db = residual over channel power.
     rung: the step of the deadline ladder that made it. notes: what is not configured or went wrong.
     """
 
@@ -179,6 +183,8 @@ class BlockDecision(Message, frozen=True, kw_only=True, eq=False):
         ArraySpec("precoder", ("<c8",), ("N", "K")),
         ArraySpec("theta", ("<c8",), ("M",)),
         ArraySpec("sinr_db", ("<f4",), ("K",)),
+        ArraySpec("sinr_low_db", ("<f4",), ("K",)),
+        ArraySpec("sinr_high_db", ("<f4",), ("K",)),
         ArraySpec("promised_outage", ("<f4",), ("K",)),
         ArraySpec("rate_target_bps_hz", ("<f4",), ("K",)),
         ArraySpec("residual_db", ("<f4",), ("K",)),
@@ -194,6 +200,8 @@ class BlockDecision(Message, frozen=True, kw_only=True, eq=False):
     precoder: ComplexArray
     theta: ComplexArray
     sinr_db: FloatArray
+    sinr_low_db: FloatArray
+    sinr_high_db: FloatArray
     promised_outage: FloatArray
     rate_target_bps_hz: FloatArray
     residual_db: FloatArray

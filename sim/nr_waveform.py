@@ -46,20 +46,25 @@ class OfdmModulator:
         if self._bins[0] < -(self._fft // 2) or self._bins[-1] >= (self._fft + 1) // 2:
             raise ValueError("the carrier reaches beyond the sampled band")
 
-    def slot(self, slot_in_frame: int, grid: Complex) -> tuple[int, npt.NDArray[np.complex64]]:
-        """First sample after the frame's start, and samples [P, T], of grid [P, 14, carrier.subcarriers]."""
+    def slot(
+        self, slot_in_frame: int, grid: Complex, symbols: range = range(SYMBOLS_PER_SLOT)
+    ) -> tuple[int, npt.NDArray[np.complex64]]:
+        """First sample after the frame's start, and samples [P, T], of `symbols` of grid [P, 14, carrier.subcarriers].
+
+        Single precision in, single precision throughout.
+        """
         subframe, slot = divmod(slot_in_frame, self.carrier.slots_per_subframe)
         start_s = subframe * 1e-3 + self.carrier.slot_start_s(slot)
         useful_s = start_s + self.carrier.symbol_starts_s(slot)
         prefixes_s = start_s + self.carrier.prefix_starts_s(slot)
         ends_s = np.append(prefixes_s[1:], useful_s[-1] + 1 / self.carrier.scs_hz)
-        begin = self._first_at(start_s)
+        first = begin = self._first_at(float(prefixes_s[symbols[0]]))
         parts = []
-        for symbol in np.arange(SYMBOLS_PER_SLOT):
+        for symbol in symbols:
             end = self._first_at(float(ends_s[symbol]))
             parts.append(self._symbol(grid[:, symbol], float(useful_s[symbol]), begin, end))
             begin = end
-        return self._first_at(start_s), np.concatenate(parts, axis=1)
+        return first, np.concatenate(parts, axis=1)
 
     def _first_at(self, time_s: float) -> int:
         return int(np.ceil(round(time_s * self.rate_hz, 6)))
@@ -67,14 +72,16 @@ class OfdmModulator:
     def _symbol(self, elements: Complex, useful_s: float, begin: int, end: int) -> npt.NDArray[np.complex64]:
         """Samples begin to end of the symbol whose useful part starts at `useful_s`, cyclic prefix included."""
         late = np.ceil(round(useful_s * self.rate_hz, 6)) - useful_s * self.rate_hz
-        bins = np.zeros((len(elements), self._fft), np.complex128)
-        bins[:, self._bins % self._fft] = elements * np.exp(2j * np.pi * self._bins * late / self._fft)
+        bins = np.zeros((len(elements), self._fft), np.result_type(elements, np.complex64))
+        bins[:, self._bins % self._fft] = elements
+        if late:
+            bins[:, self._bins % self._fft] *= np.exp(2j * np.pi * self._bins * late / self._fft)
         useful = scipy.fft.ifft(bins, axis=1, norm="ortho")
         first = self._first_at(useful_s)
         samples = useful[:, np.arange(begin - first, end - first) % self._fft]
         after = np.arange(begin, end) / self.rate_hz - useful_s
         turn = np.exp(2j * np.pi * (self._left_hz * after - np.mod(self.center_hz * useful_s, 1.0)))
-        return np.asarray(samples * turn, np.complex64)
+        return np.asarray(samples * turn.astype(samples.dtype), np.complex64)
 
 
 def ssb_elements(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ingest.errors import InputRefused
-from ingest.messages import BlockDecision, ChannelFrame, Message, OutcomeFrame, no_array
+from ingest.messages import BlockDecision, ChannelFrame, Message, OutcomeFrame, Vector, no_array
 from sim.channels import SiteChannels
 from sim.mobility import PositionError, Walk
 
@@ -78,6 +78,7 @@ class Testbed:
         ]
         self._noise_rng = rng.spawn(1)[0]
         self._tones_hz = np.asarray((np.arange(TONES) - TONES // 2) * (settings.bandwidth_hz / TONES), np.float64)
+        self._scored_hz = np.zeros(1)
         self._theta: Complex = np.ones(world.elements, np.complex128)
         self._decision: BlockDecision | None = None
 
@@ -168,9 +169,7 @@ class Testbed:
         tones_hz: npt.NDArray[np.float64],
         ris_patterns: npt.NDArray[np.complexfloating],
     ) -> ChannelFrame:
-        walk, error = self._walks[index], self._errors[index]
-        x, y, z = (float(value) for value in walk.position_m + error.error_m)
-        vx, vy, vz = (float(value) for value in walk.velocity_m_s)
+        position_m, velocity_m_s = self._told(index)
         power = float(np.mean(np.abs(cfr) ** 2))
         return ChannelFrame(
             source="testbed",
@@ -183,14 +182,21 @@ class Testbed:
             noise_power=noise_power,
             snr_db=float(10 * np.log10(max(power / noise_power, 1e-9))),
             carrier_hz=self._world.carrier_hz,
-            position_m=(x, y, z),
-            velocity_m_s=(vx, vy, vz),
+            position_m=position_m,
+            velocity_m_s=velocity_m_s,
             cfr=cfr.astype(np.complex64),
             tones_hz=tones_hz,
             ris_patterns=ris_patterns,
             beams=no_array(0, cfr.shape[1]),
             cir=no_array(cfr.shape[1], 0),
         )
+
+    def _told(self, index: int) -> tuple[Vector, Vector]:
+        """Position and velocity of a user as its positioning service has them."""
+        walk, error = self._walks[index], self._errors[index]
+        x, y, z = (float(value) for value in walk.position_m + error.error_m)
+        vx, vy, vz = (float(value) for value in walk.velocity_m_s)
+        return (x, y, z), (vx, vy, vz)
 
     def _next_seq(self, topic: str) -> int:
         """Running number of a message in its topic."""
@@ -213,14 +219,14 @@ class Testbed:
         """What user `index` gets of the transmission that is on air."""
         noise_w = 10 ** (self.settings.user_noise_dbm / 10 - 3)
         name, decision = self.user_name(index), self._decision
-        wanted_w, all_w = 0.0, 0.0
+        wanted_w = all_w = np.zeros(len(self._scored_hz))
         if decision is not None and decision.precoder.size:
-            channel = self._world.effective_cfr(self._walks[index].position_m, self._theta, np.zeros(1))[:, 0]
-            received_w = np.abs(channel @ decision.precoder) ** 2
-            all_w = float(received_w.sum())
-            wanted_w = float(received_w[decision.users.index(name)]) if name in decision.users else 0.0
-        sinr = wanted_w / (all_w - wanted_w + noise_w)
-        rate_bps_hz = math.log2(1.0 + sinr)
+            channel = self._world.effective_cfr(self._walks[index].position_m, self._theta, self._scored_hz)
+            received_w = np.abs(decision.precoder.T @ channel) ** 2
+            all_w = received_w.sum(axis=0)
+            wanted_w = received_w[decision.users.index(name)] if name in decision.users else wanted_w
+        rate_bps_hz = float(np.mean(np.log1p(wanted_w / (all_w - wanted_w + noise_w)))) / math.log(2.0)
+        sinr = math.expm1(rate_bps_hz * math.log(2.0))  # over several tones the one that gives the same rate
         return OutcomeFrame(
             source="testbed",
             epoch=0,
@@ -230,7 +236,7 @@ class Testbed:
             block=self.block,
             decision_seq=decision.seq if decision is not None else NO_DECISION,
             decision_epoch=decision.epoch if decision is not None else None,
-            received_power_dbm=10 * math.log10(max(all_w, _LEAST_POWER_W)) + 30,
+            received_power_dbm=10 * math.log10(max(float(np.mean(all_w)), _LEAST_POWER_W)) + 30,
             sinr_db=10 * math.log10(max(sinr, 1e-30)),
             rate_bps_hz=rate_bps_hz,
             ack=rate_bps_hz >= self.settings.rate_target_bps_hz,

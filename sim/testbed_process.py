@@ -18,6 +18,7 @@ from ingest.messages import BlockDecision
 from ingest.topics import TOPICS
 from sim.bundle import load_bundle
 from sim.channels import SiteChannels
+from sim.iq_testbed import IqTestbed
 from sim.testbed import Testbed, TestbedSettings
 
 _WELCOME_S = 60.0
@@ -32,14 +33,17 @@ class Wiring:
     welcome: bytes
 
 
-def run_testbed(world: Path, settings: TestbedSettings, wiring: Wiring, blocks: int | None, deadline_s: float) -> None:
+def run_testbed(
+    world: Path, settings: TestbedSettings, wiring: Wiring, blocks: int | None, deadline_s: float, *, iq: bool = False
+) -> None:
     """Play `blocks` blocks (None: until the parent process is gone), each `settings.period_s` of wall-clock time.
 
-    A decision that is not there `deadline_s` after the block's measurements is not used.
+    A decision that is not there `deadline_s` after the block's measurements is not used. iq: what is measured is sent
+    as a radio hears it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
     parent = os.getppid()
-    testbed = Testbed(SiteChannels(load_bundle(world)), settings)
+    testbed = (IqTestbed if iq else Testbed)(SiteChannels(load_bundle(world)), settings)
     with zmq.Context() as context:
         frames = open_socket(context, zmq.PUSH, wiring.frames)
         decisions = open_socket(context, zmq.SUB, wiring.decisions)

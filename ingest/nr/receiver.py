@@ -92,8 +92,9 @@ class NrReceiver:
             if self.references is not None:
                 self.references.restart()
         else:
-            self.ssb.jump()
-            self.gaps += block.first_sample - self._next_sample
+            missing = max(block.first_sample - block.skipped - self._next_sample, 0)
+            self.ssb.jump(burst_ended=missing == 0)
+            self.gaps += missing
         stretch = Stretch(tail, samples, block.first_sample - tail.shape[1])
         self._stream = stream
         self._next_sample = stretch.end

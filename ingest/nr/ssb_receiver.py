@@ -95,9 +95,11 @@ class SsbReceiver:
         if self._aside is not None:
             self._aside.restart()
 
-    def jump(self) -> None:
-        """Samples are missing, or time went back."""
+    def jump(self, *, burst_ended: bool = False) -> None:
+        """Samples are missing, or time went back. burst_ended: the radio left them out, as nothing was to be heard."""
         self._reported_s.clear()
+        if burst_ended and self._aside is not None:
+            self._aside.pause()
 
     def process(self, stretch: Stretch, rate_hz: float, center_hz: float) -> list[tuple[float, SsbMeasurement]]:
         """(start in the stream's time, measurement) of the SSBs that end in `stretch`, in the order of their time."""

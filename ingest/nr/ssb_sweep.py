@@ -176,15 +176,26 @@ class SideSweep:
         self._collected.append(heard[rows].copy())
         self._end = stretch.end
         if self._end - self._first >= self._task.needed:
-            samples = np.concatenate(self._collected, axis=1)
-            stretch = Stretch(samples[:, :0], samples, self._first)
-            task, self._task = self._task, None
-            self._collected.clear()
-            if task.at_once:
-                self._search(task, stretch)
-                return
-            self._thread = threading.Thread(target=self._search, args=(task, stretch), name="search", daemon=True)
-            self._thread.start()
+            self._search_collected(self._task)
+
+    def pause(self) -> None:
+        """A burst has ended: what was collected of it is all that there is, and searched if an SSB may be in it."""
+        task = self._task
+        if task is None or not self._collected:
+            return
+        if self._end - self._first >= overlap_samples(task.rate_hz, task.center_hz):
+            self._search_collected(task)
+
+    def _search_collected(self, task: _Task) -> None:
+        samples = np.concatenate(self._collected, axis=1)
+        stretch = Stretch(samples[:, :0], samples, self._first)
+        self._task = None
+        self._collected.clear()
+        if task.at_once:
+            self._search(task, stretch)
+            return
+        self._thread = threading.Thread(target=self._search, args=(task, stretch), name="search", daemon=True)
+        self._thread.start()
 
     def found(self) -> list[Found] | None:
         """What a search that has ended found, once; None where none has ended."""

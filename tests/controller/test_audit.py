@@ -17,8 +17,10 @@ from ingest.messages import BlockDecision, OutcomeFrame, no_array
 from sim.testbed import NO_DECISION
 
 
-def decided(seq: int, promises: dict[str, tuple[float, float]]) -> BlockDecision:
-    """Decision `seq` with (promised outage, rate target) per user."""
+def decided(
+    seq: int, promises: dict[str, tuple[float, float]], sinr_db: tuple[float, float] = (-1.0, 1.0)
+) -> BlockDecision:
+    """Decision `seq` with (promised outage, rate target) per user, all with SINRs between the two of sinr_db."""
     users = tuple(promises)
     outage, target = (np.array([promises[user][k] for user in users], np.float32) for k in (0, 1))
     return BlockDecision(
@@ -35,6 +37,8 @@ def decided(seq: int, promises: dict[str, tuple[float, float]]) -> BlockDecision
         precoder=no_array(0, len(users)) if users else no_array(0, 0),
         theta=no_array(0),
         sinr_db=np.zeros(len(users), np.float32),
+        sinr_low_db=np.full(len(users), sinr_db[0], np.float32),
+        sinr_high_db=np.full(len(users), sinr_db[1], np.float32),
         promised_outage=outage,
         rate_target_bps_hz=target,
         residual_db=np.zeros(len(users), np.float32),
@@ -63,8 +67,8 @@ PROMISE = {"a": (0.25, 1.0), "b": (0.5, 2.0)}
 def test_a_promise_is_settled_by_its_outcome() -> None:
     audit = OutageAudit().promise(decided(3, PROMISE))
     audit = audit.settle(outcome(3, "a", 1.5)).settle(outcome(3, "b", 1.5))
-    assert audit.users == {"a": UserAudit(1, 0.25, 0, 1.5), "b": UserAudit(1, 0.5, 1, 1.5)}
-    assert audit.total() == UserAudit(2, 0.75, 1, 3.0)
+    assert audit.users == {"a": UserAudit(1, 0.25, 0, 1.5, 1), "b": UserAudit(1, 0.5, 1, 1.5, 1)}
+    assert audit.total() == UserAudit(2, 0.75, 1, 3.0, 2)
     assert audit.total().promised_outage == 0.375
     assert audit.total().realised_outage == 0.5
 
@@ -114,9 +118,9 @@ def test_a_late_decision_is_not_settled() -> None:
     """The radio went on with decision 0 while 1 was late: 1's promise stays open, 0's is settled once."""
     audit = OutageAudit().promise(decided(0, PROMISE)).settle(outcome(0, "a", 3.0))
     audit = audit.promise(decided(1, PROMISE)).settle(outcome(0, "a", 0.0))
-    assert audit.total() == UserAudit(1, 0.25, 0, 3.0)
+    assert audit.total() == UserAudit(1, 0.25, 0, 3.0, 1)
     audit = audit.promise(decided(2, PROMISE)).settle(outcome(2, "a", 0.5))
-    assert audit.total() == UserAudit(2, 0.5, 1, 3.5)
+    assert audit.total() == UserAudit(2, 0.5, 1, 3.5, 2)
 
 
 def test_nothing_is_settled_twice() -> None:
@@ -212,3 +216,23 @@ def test_users_that_passed_still_count_in_the_total() -> None:
     assert (total.blocks, total.realised) == (4000, 2000)
     assert total.promised == pytest.approx(2000 * 0.1 + 2000 * 0.5)
     assert total.rate_bps_hz == pytest.approx(2000 * 2.0 + 2000 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside"), [((-1.0, 1.0), 1), ((0.0, 0.0), 1), ((0.1, 1.0), 0), ((-1.0, -0.1), 0)]
+)
+def test_an_sinr_is_inside_what_was_stated_or_not(interval: tuple[float, float], inside: int) -> None:
+    audit = OutageAudit().promise(decided(0, {"a": (0.1, 1.0)}, interval)).settle(outcome(0, "a", 1.0))
+    assert audit.users["a"].inside == inside
+    assert audit.total().inside_share == inside
+
+
+def test_margins_are_learnt_of_users_apart_and_bounded() -> None:
+    audit = OutageAudit()
+    for seq in range(1000):
+        audit = audit.promise(decided(seq, {"a": (0.1, 1.0), f"b{seq}": (0.1, 1.0)}, (0.5, 1.0)))
+        audit = audit.settle(outcome(seq, "a", 1.0)).settle(outcome(seq, f"b{seq}", 1.0))
+    assert len(audit.margins) == 256
+    # Below the lower end each time, never above the upper one; as far as margins go.
+    assert (audit.margins["a"].low_db, audit.margins["a"].high_db) == (60.0, pytest.approx(-50.0))
+    assert audit.margins["b999"].low_db == pytest.approx(0.95)

@@ -141,6 +141,8 @@ def decision() -> BlockDecision:
         precoder=no_array(4, 0),
         theta=no_array(0),
         sinr_db=no_array(0, dtype="f4"),
+        sinr_low_db=no_array(0, dtype="f4"),
+        sinr_high_db=no_array(0, dtype="f4"),
         promised_outage=no_array(0, dtype="f4"),
         rate_target_bps_hz=no_array(0, dtype="f4"),
         residual_db=no_array(0, dtype="f4"),

@@ -50,6 +50,8 @@ def decided(
         precoder=precoder.astype(np.complex64),
         theta=no_array(0) if theta is None else theta.astype(np.complex64),
         sinr_db=numbers,
+        sinr_low_db=numbers,
+        sinr_high_db=numbers,
         promised_outage=numbers,
         rate_target_bps_hz=numbers,
         residual_db=numbers,
