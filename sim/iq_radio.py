@@ -36,6 +36,8 @@ SSB_SYMBOLS, UPLINK_SYMBOLS = range(2, 6), range(7, 14)
 _MOST_PRBS = 19
 """An odd number: then a resource block lies in the middle, around the carrier frequency that channels are of."""
 
+_MORE_TONES, _DELAYS_PER_TONE = 10, 8
+
 _GUARD_HZ = 2 * SCS_HZ
 _SINGLE_PORTS, _DOUBLE_PORTS = (0, 2, 1, 3), (0, 2, 1, 3, 4, 6, 5, 7)
 """Ports in the order in which users get them: first one in each CDM group, then another by its cover."""
@@ -115,6 +117,28 @@ def plan_band(carrier_hz: float, users: int, pci: int = 500) -> BandPlan:
         where=f"simulated IQ at {carrier_hz / 1e9:g} GHz",
         mend="a site below 7.125 GHz, or the testbed's channel frames",
     )
+
+
+class FewTones:
+    """Tells a channel on every tone from few of them, which is what costs: exact to some -80 dB.
+
+    Over a band B, paths of delays 0 to latest_s span little more than B latest_s dimensions; the weights of the few are
+    the least-squares solution over all such delays. tones_hz [S]: wanted. few_hz [s]: what to work out.
+    """
+
+    def __init__(self, tones_hz: Real, latest_s: float) -> None:
+        low_hz, high_hz = float(tones_hz[0]), float(tones_hz[-1])
+        count = min(int(np.ceil((high_hz - low_hz) * latest_s)) + _MORE_TONES, len(tones_hz))
+        nodes = -np.cos(np.pi * (np.arange(count) + 0.5) / count)  # denser towards the ends, as of polynomials
+        self.few_hz: Real = (low_hz + high_hz) / 2 + nodes * (high_hz - low_hz) / 2
+        delays_s = np.linspace(0.0, latest_s, _DELAYS_PER_TONE * count)
+        known, wanted = (np.exp(-2j * np.pi * np.outer(each, delays_s)) for each in (self.few_hz, tones_hz))
+        # Of a product with its own adjoint the least values are rounding: those would be divided by.
+        self._weights = np.asarray(np.linalg.lstsq(known.T, wanted.T, rcond=1e-9)[0], np.complex128)
+
+    def spread(self, channel: Complex) -> Complex:
+        """The channel [N, S] that is [N, s] at few_hz."""
+        return np.asarray(channel @ self._weights)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from sim.iq_radio import (
     UPLINK_SYMBOLS,
     BandPlan,
     Chains,
+    FewTones,
     Oscillator,
     RadioSettings,
     plan_band,
@@ -40,6 +41,8 @@ Samples = npt.NDArray[np.complex64]
 RADIO = "radio"
 NO_CODEC = "none"
 """Of a `FeedbackFrame` that only reports a position."""
+
+SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 _LEAST_GAIN = 1e-30
 _FRAME_S = 10e-3
@@ -74,6 +77,7 @@ class IqTestbed(Testbed):
         self._sent_rng, self._hiss_rng = rng.spawn(2)
         self._pusch = OfdmModulator(self.band.carrier, RATE_HZ, self.band.center_hz)
         self._ssb = OfdmModulator(Carrier(SCS_HZ, SSB_PRBS, self.band.ssb_hz), RATE_HZ, self.band.center_hz)
+        self._tones = FewTones(self.band.tones_hz, _latest_s(world))
         self._rows = [sorted(self.band.ports).index(port) for port in self.band.ports]
         self._burst_end = 0
         self._most_dbm = float(settings.user_power_dbm - 10 * np.log10(self.band.carrier.subcarriers))
@@ -91,7 +95,8 @@ class IqTestbed(Testbed):
 
     def channel(self, index: int) -> Complex:
         """The true channel [N, S] of a user on every subcarrier of the PUSCH, as of now."""
-        return self._world.effective_cfr(self._walks[index].position_m, self._theta, self.band.tones_hz)
+        few = self._world.effective_cfr(self._walks[index].position_m, self._theta, self._tones.few_hz)
+        return self._tones.spread(few)
 
     def _controlled(self, channels: list[Complex]) -> list[float]:
         """What every user sends a resource element with: what its path loss asks for, as far as its power goes."""
@@ -209,3 +214,11 @@ class IqTestbed(Testbed):
         times_s = np.arange(first, first + length) / RATE_HZ
         turn = oscillator.phase_rad + 2 * np.pi * oscillator.cfo_hz * times_s
         return np.asarray(np.exp(1j * turn), np.complex64)
+
+
+def _latest_s(world: SiteChannels) -> float:
+    """When the last path arrives, over the RIS or not, wherever a user is between the points of the grid."""
+    bundle = world.bundle
+    ways_m = [float(table.length_m.max(initial=0.0)) for table in (bundle.bs_user, bundle.bs_ris, bundle.ris_user)]
+    between_m = 2 * bundle.site.users.spacing_m
+    return (max(ways_m[0], ways_m[1] + ways_m[2]) + between_m) / SPEED_OF_LIGHT_M_S

@@ -14,6 +14,7 @@ from ingest import wire
 from ingest.clock import MonotonicClock
 from ingest.endpoints import Endpoint, open_socket
 from ingest.errors import InputRefused
+from ingest.memory import keep_freed_memory
 from ingest.messages import BlockDecision
 from ingest.topics import TOPICS
 from sim.bundle import load_bundle
@@ -42,6 +43,7 @@ def run_testbed(
     as a radio hears it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends us
+    keep_freed_memory()
     parent = os.getppid()
     testbed = (IqTestbed if iq else Testbed)(SiteChannels(load_bundle(world)), settings)
     with zmq.Context() as context:
