@@ -78,7 +78,10 @@ def set_building_material(rt: Any, scene: Any, name: str, fixed: Sequence[str] =
 
 
 def _mitsuba_mesh(mesh: Mesh, like: Any) -> Any:
-    """The triangles as a Mitsuba mesh with the name of `mesh` and the normals' kind of the object `like`."""
+    """The triangles as a Mitsuba mesh with the name of `mesh`, wound as the object `like` is read.
+
+    Vertex normals are left out: Sionna RT reflects by those of triangles.
+    """
     import mitsuba as mi
 
     properties = mi.Properties()
