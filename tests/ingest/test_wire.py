@@ -35,7 +35,8 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
     """Any valid message of a type, its scalars drawn by their annotations, its arrays by their letters."""
     lengths = {letter: draw(st.integers(1, 4)) for spec in message_type.ARRAYS for letter in spec.dims}
     fields: dict[str, Any] = {
-        name: draw(COUNTS) for name in ("epoch", "seq", "t_ns", "block", "first_sample", "decision_seq", "iterations")
+        name: draw(COUNTS)
+        for name in ("epoch", "seq", "t_ns", "block", "first_sample", "skipped", "decision_seq", "iterations")
     }
     fields |= {"designed_block": draw(COUNTS), "source": draw(NAMES), "user": draw(NAMES), "codec": draw(NAMES)}
     fields |= {name: draw(POSITIVE) for name in ("rate_hz", "noise_power", "gain", "power", "lead_s", "rate_bps_hz")}
@@ -45,7 +46,13 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
         "ack": draw(st.booleans()),
         "rung": draw(st.sampled_from(["linear", "hold"])),
     }
-    for name, values in (("carrier_hz", POSITIVE), ("cfo_hz", FLOATS), ("k_factor_db", FLOATS), ("tap_s", POSITIVE)):
+    for name, values in (
+        ("carrier_hz", POSITIVE),
+        ("cfo_hz", FLOATS),
+        ("k_factor_db", FLOATS),
+        ("tap_s", POSITIVE),
+        ("sent_dbm", FLOATS),
+    ):
         fields[name] = draw(st.none() | values)
     for name, most in (("delay_spread_s", 1e300), ("doppler_hz", 1e300), ("confidence", 1.0)):
         fields[name] = draw(st.none() | st.floats(0.0, most))
