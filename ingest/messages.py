@@ -174,7 +174,8 @@ class BlockDecision(Message, frozen=True, kw_only=True, eq=False):
 
     precoder [N, K], |precoder|_F^2 = transmit power in watt (relative power where the link is uncalibrated).
     theta [M]: RIS element states. Per user, in the order of `users` [K]: sinr_db on the belief's mean, sinr_low_db and
-    sinr_high_db with nine of ten SINRs between them under the belief and as many below as above, promised_outage = P(rate < rate target) under the belief, residual_db = residual over channel power.
+    sinr_high_db with nine of ten SINRs between them under the belief and as many below as above, promised_outage =
+    P(rate < rate target) under the belief, residual_db = residual over channel power.
     rung: the step of the deadline ladder that made it. notes: what is not configured or went wrong.
     """
 

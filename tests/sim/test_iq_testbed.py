@@ -28,8 +28,6 @@ from tests.random_channels import unit_phases
 from tests.sim.hand_made import free_space_bundle, random_directions, random_table
 from tests.sim.test_testbed import decided
 
-pytestmark = pytest.mark.kernel
-
 Complex = npt.NDArray[np.complex128]
 
 SETTINGS = TestbedSettings(users=4, period_s=20e-3, lead_s=17e-3, speed_m_s=0.35, position_sigma_m=0.0)
