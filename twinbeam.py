@@ -323,6 +323,22 @@ def bench_ingest(
         _print(result, json)
 
 
+@bench_app.command("twin")
+def bench_twin(
+    site: Annotated[str, typer.Argument(help="A site with a RIS: a name, a folder or a site.toml.")] = "munich",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer drives, about a minute.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drives.")] = 1,
+    json: Json = False,
+) -> None:
+    """How well and how fast the twin follows users that drive, between traces ten times a second (extra `twin`)."""
+    with _told():
+        from experiments.bench_twin import run_bench
+
+        with _progress("twin") as told:
+            result = run_bench(site_name=site, quick=quick, seed=seed, progress=told)
+        _print(result, json)
+
+
 @contextmanager
 def _interrupted(stop: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C calls `stop`, the next one ends the command as ever."""

@@ -22,7 +22,8 @@ from sim.llvm import ENVIRONMENT, MEND, OLDEST_MAJOR, find_libllvm
 from sim.site import sites_folder
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "twin": ("sionna.rt",),
+    "twin": ("sionna.rt", "shapely", "trimesh", "matplotlib"),
+    "geometry": ("open3d",),
     "train": ("torch", "onnx", "onnxscript", "sklearn", "kmedoids", "matplotlib"),
     "reference": ("cvxpy", "scs", "clarabel"),
     "csi": ("csiread",),

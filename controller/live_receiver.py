@@ -21,8 +21,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from controller.config import Config
 from controller.interrupts import ignoring_interrupts
@@ -33,6 +31,7 @@ from ingest import errors
 from ingest.errors import TwinbeamError
 from ingest.messages import IqBlock, Message
 from ingest.nr.warm_up import warm_up
+from ingest.packing import packed, unpacked
 from ingest.sources import LiveSource, Source, SourceInfo, open_source
 from ingest.topics import TOPICS
 
@@ -71,19 +70,9 @@ class _Heard(_News, frozen=True):
     messages: list[tuple[str, msgspec.Raw]] = []
 
 
-def _packed(array: object) -> tuple[str, tuple[int, ...], bytes]:
-    assert isinstance(array, np.ndarray)
-    return array.dtype.str, array.shape, array.tobytes()
-
-
-def _unpacked(_: type, packed: Any) -> npt.NDArray[Any]:
-    dtype, shape, data = packed
-    return np.frombuffer(data, dtype).reshape(shape)
-
-
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_packed)
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=packed)
 _DECODER = msgspec.msgpack.Decoder(_Heard)
-_MESSAGES = {name: msgspec.msgpack.Decoder(topic.message, dec_hook=_unpacked) for name, topic in TOPICS.items()}
+_MESSAGES = {name: msgspec.msgpack.Decoder(topic.message, dec_hook=unpacked) for name, topic in TOPICS.items()}
 
 
 class LiveReceiver(Source):
@@ -113,8 +102,8 @@ class LiveReceiver(Source):
         with suppress(OSError):  # closed, or dead: what is heard from it says which
             self._connection.send_bytes(_BEGIN)
         while not (news := self._heard_from()).ended:
-            for topic, packed in news.messages:
-                yield _MESSAGES[topic].decode(packed)
+            for topic, message in news.messages:
+                yield _MESSAGES[topic].decode(message)
 
     def close(self) -> None:
         """Ask the process to end; iteration goes on with what it has to say until then."""

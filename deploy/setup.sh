@@ -54,7 +54,7 @@ everything)
     apt "tests of the live page and of the metrics" chromium prometheus || true
     log "installing everything"
     "$venv/bin/pip" install -q --disable-pip-version-check -c constraints.txt \
-        -e '.[twin,train,reference,csi,cluster,dev]' >&2
+        -e '.[twin,geometry,train,reference,csi,cluster,dev]' >&2
     touch "$venv/.daemon"
     ;;
 interop)

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from ingest.errors import InputRefused, UsageRefused
+from sim.paths import COLUMNS, PathTable
 from sim.site import Site, TraceSettings
 
-SCHEMA = "twinbeam.site-bundle/1"
+SCHEMA = "twinbeam.site-bundle/2"
 LINKS = ("bs_user", "bs_ris", "ris_user")
 
-_COLUMNS = ("offsets", "gain", "length_m", "departure", "arrival", "kind")
 _STORED = {
     "positions_m": "<f8",
     "offsets": "<i8",
@@ -34,6 +34,8 @@ _STORED = {
     "departure": "<f4",
     "arrival": "<f4",
     "kind": "|u1",
+    "reach_m": "<f8",
+    "mirror": "<f4",
 }
 """Types in the file; single precision where the tracer has no more."""
 
@@ -42,38 +44,6 @@ _MAX_NUMBERS = 10**9
 """The most numbers in one array; a file that declares more would take all memory."""
 
 _UNIT_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class PathTable:
-    """Paths of many links, one after another. Link i owns rows offsets[i] to offsets[i+1].
-
-    offsets [links+1]. gain [L] complex128: passband coefficient without the phase of its length, element patterns of
-    traced antennas included. length_m [L]. departure, arrival [L, 3]: unit vectors that leave the transmitter and
-    the receiver along the path. kind [L]: bit set of interactions, 0 for line of sight (see `KINDS`).
-    """
-
-    offsets: npt.NDArray[np.int64]
-    gain: npt.NDArray[np.complex128]
-    length_m: npt.NDArray[np.float64]
-    departure: npt.NDArray[np.float64]
-    arrival: npt.NDArray[np.float64]
-    kind: npt.NDArray[np.uint8]
-
-    @property
-    def links(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def paths(self) -> int:
-        return len(self.gain)
-
-    def rows(self, link: int) -> slice:
-        """The rows of `link`."""
-        return slice(int(self.offsets[link]), int(self.offsets[link + 1]))
-
-
-KINDS = {1: "specular", 2: "diffuse", 4: "refraction", 8: "diffraction"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +75,7 @@ def save_bundle(bundle: SiteBundle, path: Path) -> None:
         _write(file, "positions_m", bundle.positions_m, _STORED["positions_m"])
         for name in LINKS:
             group = file.create_group(name, track_order=True)
-            for column in _COLUMNS:
+            for column in COLUMNS:
                 _write(group, column, getattr(getattr(bundle, name), column), _STORED[column])
     seal(partial)
     partial.replace(path)
@@ -199,6 +169,8 @@ def _read_table(group: Any) -> PathTable:
         departure=_read(group, "departure", 3).astype(np.float64),
         arrival=_read(group, "arrival", 3).astype(np.float64),
         kind=_read(group, "kind"),
+        reach_m=_read(group, "reach_m"),
+        mirror=_read(group, "mirror", 3, 3).astype(np.float64),
     )
 
 
@@ -229,14 +201,18 @@ def _wrong_with(table: PathTable, links: int) -> str | None:
     """What is wrong with a table that should hold the paths of `links` links."""
     count = table.paths
     whole = table.links == links and table.offsets[0] == 0 and table.offsets[-1] == count
-    lengths = {len(table.length_m), len(table.departure), len(table.arrival), len(table.kind), count}
-    if not whole or len(lengths) != 1 or np.any(np.diff(table.offsets) < 0):
+    lengths = {len(getattr(table, name)) for name in COLUMNS[1:]}
+    if not whole or lengths != {count} or np.any(np.diff(table.offsets) < 0):
         return "contradicts itself"
-    arrays = (table.gain, table.length_m, table.departure, table.arrival)
+    arrays = (table.gain, table.length_m, table.departure, table.arrival, table.reach_m, table.mirror)
     if not all(np.isfinite(array).all() for array in arrays):
         return "holds NaN"
     if np.any(table.length_m <= 0):
         return "holds paths without length"
+    if np.any(table.reach_m < 0) or np.any(table.reach_m > table.length_m * (1 + _UNIT_TOLERANCE)):
+        return "holds paths that come from further away than they are long"
+    if np.any(np.abs(table.mirror) > 1 + _UNIT_TOLERANCE):
+        return "holds reflections that are none"
     for directions in (table.departure, table.arrival):
         if np.any(np.abs(np.sum(directions**2, axis=1) - 1.0) > _UNIT_TOLERANCE):
             return "holds directions that are no unit vectors"

@@ -10,251 +10,154 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ingest.kernel import kernel
-from sim.bundle import PathTable, SiteBundle
-from sim.site import Panel, Ris
+from sim.bundle import SiteBundle
+from sim.paths import PathTable
+from sim.site import Panel, Ris, Site
+from sim.synthesis import (
+    Elements,
+    carry_paths,
+    nearest_point,
+    pattern,
+    stack_cascades,
+    steer,
+    sum_links,
+    tone_gains,
+)
 
 Complex = npt.NDArray[np.complex128]
 Real = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
 
 _CARRIER = np.zeros(1)
 """Tone offsets of the carrier alone."""
 
 
-@kernel
-def carry_paths(
-    gain: Complex,
-    length_m: Real,
-    departure: Real,
-    arrival: Real,
-    kind: npt.NDArray[np.uint8],
-    step_m: Real,
-    out_gain: Complex,
-    out_length_m: Real,
-    out_departure: Real,
-) -> None:
-    """Paths [L] of a receiver after it moved by `step_m` [3].
+def panel_elements(panel: Panel | None) -> Elements:
+    """A panel as kernels take it; none has no elements. The pattern of antennas was traced, that of a RIS was not."""
+    if panel is None:
+        return Elements(np.zeros(3), np.zeros(3), np.zeros(3), 0, 0, 0.0, 0.0, 0.0, False)
+    boresight, left, up = panel.rotation().T.copy()
+    peak, half_exponent = (panel.peak, panel.half_exponent) if isinstance(panel, Ris) else (1.0, 0.0)
+    step_rad = 2 * np.pi * panel.spacing_wavelengths
+    return Elements(
+        up, left, boresight, panel.rows, panel.columns, step_rad, peak, half_exponent, isinstance(panel, Ris)
+    )
 
-    The virtual source stays where it is, at arrival * length from the old position. Free-space gain goes with the
-    inverse length. A line-of-sight path leaves towards the new position; others keep their departure.
+
+class SiteArrays:
+    """The arrays of a site, and channels from them along given paths.
+
+    bs_ris_paths: the one link of the first hop. `antennas` is N, `elements` M (0 without a RIS), `bs_ris` [M, N] the
+    first hop at the carrier. plane_waves: leave the bend of the waves over an array out, as Sionna RT's synthetic
+    arrays do. In all methods user k stands steps_m[k] [3] from where link links[k] of its table ends.
     """
-    for path in range(gain.shape[0]):
-        x = arrival[path, 0] * length_m[path] - step_m[0]
-        y = arrival[path, 1] * length_m[path] - step_m[1]
-        z = arrival[path, 2] * length_m[path] - step_m[2]
-        length = max(np.sqrt(x * x + y * y + z * z), 1e-3)
-        out_length_m[path] = length
-        out_gain[path] = gain[path] * (length_m[path] / length)
-        if kind[path] == 0:
-            out_departure[path, 0] = -x / length
-            out_departure[path, 1] = -y / length
-            out_departure[path, 2] = -z / length
-        else:
-            for axis in range(3):
-                out_departure[path, axis] = departure[path, axis]
 
-
-@kernel
-def _panel_phases(
-    direction: Real, up: Real, left: Real, rows: int, columns: int, step_rad: float
-) -> tuple[complex, complex, complex]:
-    """Phase of a panel's first element towards a unit vector, and the factors from row to row and column to column."""
-    along_up, along_left = 0.0, 0.0
-    for axis in range(3):
-        along_up += direction[axis] * up[axis]
-        along_left += direction[axis] * left[axis]
-    first = np.exp(0.5j * step_rad * ((rows - 1) * along_up + (columns - 1) * along_left))
-    return first, np.exp(-1j * step_rad * along_up), np.exp(-1j * step_rad * along_left)
-
-
-@kernel
-def steer_panel(directions: Real, up: Real, left: Real, rows: int, columns: int, step_rad: float, out: Complex) -> None:
-    """out[l, e] = exp(j k r_e . u_l): response of a panel's elements r_e to unit vectors u [L, 3].
-
-    Elements stand row by row from the top, left to right, `step_rad` = k times their spacing apart; so the response is
-    a product of a row's and a column's phase, each a geometric series.
-    """
-    for path in range(directions.shape[0]):
-        at_row, down, right = _panel_phases(directions[path], up, left, rows, columns, step_rad)
-        element = 0
-        for _ in range(rows):
-            here = at_row
-            for _ in range(columns):
-                out[path, element] = here
-                here *= right
-                element += 1
-            at_row *= down
-
-
-@kernel
-def tone_gains(gain: Complex, length_m: Real, carrier_hz: float, tones_hz: Real, out: Complex) -> None:
-    """out[l, s] = gain_l exp(-j 2 pi (f_c + f_s) length_l / c)."""
-    for path in range(gain.shape[0]):
-        delay_s = length_m[path] / 299_792_458.0
-        for tone in range(tones_hz.shape[0]):
-            turns = (carrier_hz + tones_hz[tone]) * delay_s
-            out[path, tone] = gain[path] * np.exp(-2j * np.pi * (turns - np.floor(turns)))
-
-
-@kernel
-def nearest_point(points_m: Real, position_m: Real) -> int:
-    """Index of the row of points_m [P, 3] nearest to position_m [3]; of equally near ones the first."""
-    best, best_distance = 0, np.inf
-    for index in range(points_m.shape[0]):
-        distance = 0.0
-        for axis in range(3):
-            step = points_m[index, axis] - position_m[axis]
-            distance += step * step
-        if distance < best_distance:
-            best, best_distance = index, distance
-    return best
-
-
-@kernel
-def sum_panel(
-    coefficient: Complex,
-    directions: Real,
-    up: Real,
-    left: Real,
-    rows: int,
-    columns: int,
-    step_rad: float,
-    out: Complex,
-) -> None:
-    """out[e] = sum_l coefficient_l exp(j k r_e . u_l): `steer_panel` summed over the paths, without its matrix."""
-    out[:] = 0.0
-    for path in range(directions.shape[0]):
-        first, down, right = _panel_phases(directions[path], up, left, rows, columns, step_rad)
-        at_row = coefficient[path] * first
-        element = 0
-        for _ in range(rows):
-            here = at_row
-            for _ in range(columns):
-                out[element] += here
-                here *= right
-                element += 1
-            at_row *= down
-
-
-class _Elements:
-    """The elements of a panel, ready to respond: its axes are worked out once."""
-
-    def __init__(self, panel: Panel | None) -> None:
-        self.panel = panel
-        self.count = panel.elements if panel is not None else 0
-        axes = panel.rotation().T.copy() if panel is not None else np.eye(3)
-        self.boresight, self._left, self._up = axes
-        self._step_rad = 2 * np.pi * panel.spacing_wavelengths if panel is not None else 0.0
+    def __init__(self, site: Site, bs_ris_paths: PathTable, *, plane_waves: bool = False) -> None:
+        self.carrier_hz = site.carrier_hz
+        self._wave = 2 * np.pi / site.wavelength_m
+        self._plane_waves = plane_waves
+        self._bs, self._ris = panel_elements(site.bs), panel_elements(site.ris)
+        self.antennas = site.bs.elements
+        self.elements = site.ris.elements if site.ris else 0
+        hop = bs_ris_paths
+        self._hop_gain, self._hop_length_m = hop.gain, hop.length_m
+        self._hop: Complex = np.zeros((hop.paths, self.elements, self.antennas), np.complex128)
+        if site.ris is not None:
+            offsets_m = [panel.element_positions_m(site.wavelength_m) for panel in (site.bs, site.ris)]
+            for path in range(hop.paths):
+                self._hop[path] = self._over_hop(hop, path, *offsets_m)
+        at_carrier = self._tone_gains(hop.gain, hop.length_m, _CARRIER)[:, 0]
+        self.bs_ris: Complex = np.ascontiguousarray(np.tensordot(at_carrier, self._hop, 1))
 
     def response(self, directions: Real) -> Complex:
-        """Phases of the elements towards unit vectors [L, 3]. Shape [L, count]."""
-        out = np.empty((len(directions), self.count), np.complex128)
-        if self.panel is not None:
-            rows, columns = self.panel.rows, self.panel.columns
-            steer_panel(directions, self._up, self._left, rows, columns, self._step_rad, out)
-        return out
-
-    def summed(self, coefficient: Complex, directions: Real) -> Complex:
-        """sum_l coefficient_l response_l over paths [L]. Shape [count]."""
-        out = np.empty(self.count, np.complex128)
-        if self.panel is not None:
-            rows, columns = self.panel.rows, self.panel.columns
-            sum_panel(coefficient, directions, self._up, self._left, rows, columns, self._step_rad, out)
-        return out
-
-    def amplitude(self, directions: Real) -> Real:
-        """Element pattern of a RIS towards unit vectors [L, 3]; 1 for other panels, whose pattern was traced."""
-        if isinstance(self.panel, Ris):
-            return self.panel.amplitude(directions @ self.boresight)
-        return np.ones(len(directions))
-
-
-class SiteChannels:
-    """Channels of a bundle. `antennas` is N, `elements` M (0 without a RIS), `bs_ris` [M, N] the fixed first hop."""
-
-    def __init__(self, bundle: SiteBundle) -> None:
-        site, hop = bundle.site, bundle.bs_ris
-        self.bundle = bundle
-        self.carrier_hz = site.carrier_hz
-        self._bs, self._ris = _Elements(site.bs), _Elements(site.ris)
-        self.antennas, self.elements = self._bs.count, self._ris.count
-        self._hop_gain = hop.gain * self._ris.amplitude(hop.arrival)
-        self._hop_length_m = hop.length_m
-        self._hop_bs = self._bs.response(hop.departure)
-        self._hop_ris = self._ris.response(hop.arrival)
-        at_carrier = self._tone_gains(self._hop_gain, hop.length_m, _CARRIER)[:, 0]
-        self.bs_ris = (self._hop_ris.T * at_carrier) @ self._hop_bs
-
-    def nearest(self, position_m: npt.ArrayLike) -> tuple[int, float]:
-        """The grid point next to a position, and how far it is in metres."""
-        position = np.asarray(position_m, np.float64)
-        index = nearest_point(self.bundle.positions_m, position)
-        return index, float(np.linalg.norm(self.bundle.positions_m[index] - position))
-
-    def array_response(self, directions: Real) -> Complex:
         """Phases of the base station's antennas towards unit vectors [L, 3]. Shape [L, N]."""
-        return self._bs.response(np.ascontiguousarray(directions, np.float64))
+        return self._steered(directions, np.zeros(len(directions)), self._bs, self.antennas)
 
-    def direct(self, position_m: npt.ArrayLike) -> Complex:
-        """h [N] from the base station to a user at the carrier."""
-        gain, length_m, departure = self._carried(self.bundle.bs_user, position_m)
-        return self._bs.summed(self._tone_gains(gain, length_m, _CARRIER)[:, 0].copy(), departure)
+    def direct(self, bs_user: PathTable, links: Index, steps_m: Real) -> Complex:
+        """h [K, N] from the base station at the carrier."""
+        return self._summed(bs_user, links, steps_m, self._bs, self.antennas)
 
-    def direct_cfr(self, position_m: npt.ArrayLike, tones_hz: Real) -> Complex:
-        """h [N, S] from the base station to a user; tones_hz [S] are offsets from the carrier."""
-        gain, length_m, departure = self._carried(self.bundle.bs_user, position_m)
-        return np.asarray(self._bs.response(departure).T @ self._tone_gains(gain, length_m, tones_hz))
+    def over_ris(self, ris_user: PathTable, links: Index, steps_m: Real) -> Complex:
+        """g [K, M] from the RIS at the carrier."""
+        return self._summed(ris_user, links, steps_m, self._ris, self.elements)
 
-    def ris(self, position_m: npt.ArrayLike) -> Complex:
-        """g [M] from the RIS to a user at the carrier."""
-        gain, length_m, departure = self._carried(self.bundle.ris_user, position_m)
-        at_carrier = self._tone_gains(gain * self._ris.amplitude(departure), length_m, _CARRIER)[:, 0]
-        return self._ris.summed(at_carrier.copy(), departure)
-
-    def cascade(self, position_m: npt.ArrayLike) -> Complex:
-        """[h ; diag(g) H_br] [M+1, N] at the carrier: paper P1's Upsilon (eq. 5)."""
-        rows = np.empty((self.elements + 1, self.antennas), np.complex128)
-        rows[0] = self.direct(position_m)
-        if self.elements:
-            np.multiply(self.ris(position_m)[:, None], self.bs_ris, out=rows[1:])
-        return rows
-
-    def effective_cfr(self, position_m: npt.ArrayLike, theta: Complex, tones_hz: Real) -> Complex:
-        """h + g diag(theta) H_br on every tone. theta [M]; shape [N, S]."""
-        out = self.direct_cfr(position_m, tones_hz)
-        if self.elements:
-            gain, length_m, leaving = self._ris_paths(position_m)
-            # What the RIS passes from first-hop path q to second-hop path p; delays of the two hops add up.
-            coupling = (leaving * np.asarray(theta)) @ self._hop_ris.T
-            second = self._tone_gains(gain, length_m, tones_hz)
-            first = self._tone_gains(self._hop_gain, self._hop_length_m, tones_hz)
-            out += self._hop_bs.T @ ((coupling.T @ second) * first)
+    def cascades(self, bs_user: PathTable, ris_user: PathTable, links: Index, steps_m: Real) -> Complex:
+        """[h ; diag(g) H_br] [K, M+1, N] at the carrier: paper P1's Upsilon (eq. 5)."""
+        out = np.empty((len(links), self.elements + 1, self.antennas), np.complex128)
+        direct = self.direct(bs_user, links, steps_m)
+        stack_cascades(direct, self.over_ris(ris_user, links, steps_m), self.bs_ris, out)
         return out
 
-    def _ris_paths(self, position_m: npt.ArrayLike) -> tuple[Complex, Real, Complex]:
-        """Gain with the element pattern, length, and element response [L, M] of the paths from the RIS to a user."""
-        gain, length_m, departure = self._carried(self.bundle.ris_user, position_m)
-        return gain * self._ris.amplitude(departure), length_m, self._ris.response(departure)
+    def direct_cfr(self, bs_user: PathTable, links: Index, steps_m: Real, tones_hz: Real) -> Complex:
+        """h [K, N, S] from the base station; tones_hz [S] are offsets from the carrier."""
+        out = np.empty((len(links), self.antennas, len(tones_hz)), np.complex128)
+        for user, (link, step_m) in enumerate(zip(links, steps_m, strict=True)):
+            leaving, on_tones = self._carried(bs_user, int(link), step_m, self._bs, self.antennas, tones_hz)
+            out[user] = leaving.T @ on_tones
+        return out
 
-    def _carried(self, table: PathTable, position_m: npt.ArrayLike) -> tuple[Complex, Real, Real]:
-        """Gain, length and departure of the nearest grid point's paths, carried to the position."""
-        position = np.asarray(position_m, np.float64)
-        index = nearest_point(self.bundle.positions_m, position)
-        rows = table.rows(index)
-        count = rows.stop - rows.start
-        gain, length_m, departure = np.empty(count, np.complex128), np.empty(count), np.empty((count, 3))
-        carry_paths(
-            table.gain[rows],
-            table.length_m[rows],
-            table.departure[rows],
-            table.arrival[rows],
-            table.kind[rows],
-            position - self.bundle.positions_m[index],
-            gain,
-            length_m,
-            departure,
-        )
-        return gain, length_m, departure
+    def effective_cfr(
+        self, bs_user: PathTable, ris_user: PathTable, links: Index, steps_m: Real, theta: Complex, tones_hz: Real
+    ) -> Complex:
+        """h + g diag(theta) H_br [K, N, S] on every tone. theta [M]."""
+        out = self.direct_cfr(bs_user, links, steps_m, tones_hz)
+        if self.elements:
+            first = self._tone_gains(self._hop_gain, self._hop_length_m, tones_hz)
+            for user, (link, step_m) in enumerate(zip(links, steps_m, strict=True)):
+                leaving, second = self._carried(ris_user, int(link), step_m, self._ris, self.elements, tones_hz)
+                # Delays of the two hops add up, so each path of the first hop goes with each of the second.
+                for hop, on_tones in zip(self._hop, first, strict=True):
+                    out[user] += ((leaving * np.asarray(theta)) @ hop).T @ (second * on_tones)
+        return out
+
+    def _over_hop(self, hop: PathTable, path: int, bs_m: Real, ris_m: Real) -> Complex:
+        """What a path of the first hop is from each antenna to each element, to the one between the middles. [M, N].
+
+        bs_m [N, 3], ris_m [M, 3]: the elements about their middles. A reflection shows the array mirrored.
+        """
+        departure, arrival, reach_m = hop.departure[path], hop.arrival[path], hop.reach_m[path]
+        if self._plane_waves:
+            phases = self._wave * np.add.outer(ris_m @ arrival, bs_m @ departure)
+            return np.asarray(pattern(self._ris, arrival) * np.exp(1j * phases))
+        if hop.mirror[path].any():
+            ways_m = reach_m * arrival + bs_m @ hop.mirror[path] - ris_m[:, None]
+            lengths_m = np.linalg.norm(ways_m, axis=2)
+            amplitudes = reach_m / lengths_m * self._patterns(ways_m / lengths_m[:, :, None])
+            return np.asarray(amplitudes * np.exp(-1j * self._wave * (lengths_m - reach_m)))
+        # As far as the wall or edge that scattered it ways depend on the antenna, from there on the element.
+        far_m = hop.length_m[path] - reach_m
+        before_m, ways_m = np.linalg.norm(far_m * departure - bs_m, axis=1), reach_m * arrival - ris_m
+        after_m = np.linalg.norm(ways_m, axis=1)
+        amplitudes = self._patterns(ways_m / after_m[:, None]) * reach_m / after_m
+        phases = self._wave * (np.add.outer(after_m, before_m) - reach_m - far_m)
+        return np.asarray(np.outer(amplitudes, far_m / before_m) * np.exp(-1j * phases))
+
+    def _patterns(self, directions: Real) -> Real:
+        """Amplitude pattern of RIS elements towards unit vectors [..., 3]. Shape [...]."""
+        flat = [pattern(self._ris, direction) for direction in directions.reshape(-1, 3)]
+        return np.array(flat).reshape(directions.shape[:-1])
+
+    def _summed(self, table: PathTable, links: Index, steps_m: Real, elements: Elements, count: int) -> Complex:
+        out = np.empty((len(links), count), np.complex128)
+        sum_links(table.columns, table.offsets, links, steps_m, self.carrier_hz, self._plane_waves, elements, out)
+        return out
+
+    def _carried(
+        self, table: PathTable, link: int, step_m: Real, elements: Elements, count: int, tones_hz: Real
+    ) -> tuple[Complex, Complex]:
+        """A panel's responses [L, count] to a link's paths, carried `step_m` on, and their gains on tones [L, S]."""
+        rows = table.rows(link)
+        paths = rows.stop - rows.start
+        gain, length_m, far_m = np.empty(paths, np.complex128), np.empty(paths), np.empty(paths)
+        departure = np.empty((paths, 3))
+        carry_paths(table.columns, rows.start, step_m, gain, length_m, departure, far_m)
+        bends = np.zeros(paths) if self._plane_waves else 0.5 / (self._wave * far_m)
+        return self._steered(departure, bends, elements, count), self._tone_gains(gain, length_m, tones_hz)
+
+    def _steered(self, directions: Real, bends: Real, elements: Elements, count: int) -> Complex:
+        out = np.empty((len(directions), count), np.complex128)
+        steer(np.ascontiguousarray(directions, np.float64), bends, elements, out)
+        return out
 
     def _tone_gains(self, gain: Complex, length_m: Real, tones_hz: npt.ArrayLike) -> Complex:
         """Baseband coefficient [L, S] of paths on every tone."""
@@ -262,3 +165,54 @@ class SiteChannels:
         out = np.empty((len(gain), len(tones)), np.complex128)
         tone_gains(gain, length_m, self.carrier_hz, tones, out)
         return out
+
+
+class SiteChannels:
+    """Channels of a bundle, at any position by way of the nearest grid point.
+
+    `antennas` is N, `elements` M (0 without a RIS), `bs_ris` [M, N] the fixed first hop at the carrier.
+    """
+
+    def __init__(self, bundle: SiteBundle, *, plane_waves: bool = False) -> None:
+        self.bundle = bundle
+        self.arrays = SiteArrays(bundle.site, bundle.bs_ris, plane_waves=plane_waves)
+        self.carrier_hz = self.arrays.carrier_hz
+        self.antennas, self.elements, self.bs_ris = self.arrays.antennas, self.arrays.elements, self.arrays.bs_ris
+
+    def nearest(self, position_m: npt.ArrayLike) -> tuple[int, float]:
+        """The grid point next to a position, and how far it is in metres."""
+        links, steps_m = self._near(position_m)
+        return int(links[0]), float(np.linalg.norm(steps_m[0]))
+
+    def array_response(self, directions: Real) -> Complex:
+        """Phases of the base station's antennas towards unit vectors [L, 3]. Shape [L, N]."""
+        return self.arrays.response(directions)
+
+    def direct(self, position_m: npt.ArrayLike) -> Complex:
+        """h [N] from the base station to a user at the carrier."""
+        return np.asarray(self.arrays.direct(self.bundle.bs_user, *self._near(position_m))[0])
+
+    def direct_cfr(self, position_m: npt.ArrayLike, tones_hz: Real) -> Complex:
+        """h [N, S] from the base station to a user; tones_hz [S] are offsets from the carrier."""
+        return np.asarray(self.arrays.direct_cfr(self.bundle.bs_user, *self._near(position_m), tones_hz)[0])
+
+    def ris(self, position_m: npt.ArrayLike) -> Complex:
+        """g [M] from the RIS to a user at the carrier."""
+        return np.asarray(self.arrays.over_ris(self.bundle.ris_user, *self._near(position_m))[0])
+
+    def cascade(self, position_m: npt.ArrayLike) -> Complex:
+        """[h ; diag(g) H_br] [M+1, N] at the carrier: paper P1's Upsilon (eq. 5)."""
+        bundle = self.bundle
+        return np.asarray(self.arrays.cascades(bundle.bs_user, bundle.ris_user, *self._near(position_m))[0])
+
+    def effective_cfr(self, position_m: npt.ArrayLike, theta: Complex, tones_hz: Real) -> Complex:
+        """h + g diag(theta) H_br on every tone. theta [M]; shape [N, S]."""
+        bundle = self.bundle
+        near = self._near(position_m)
+        return np.asarray(self.arrays.effective_cfr(bundle.bs_user, bundle.ris_user, *near, theta, tones_hz)[0])
+
+    def _near(self, position_m: npt.ArrayLike) -> tuple[Index, Real]:
+        """The nearest grid point's link [1] and the step [1, 3] from there."""
+        position = np.asarray(position_m, np.float64)
+        index = nearest_point(self.bundle.positions_m, position)
+        return np.array([index]), (position - self.bundle.positions_m[index])[None]

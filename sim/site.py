@@ -94,15 +94,19 @@ class Ris(Panel):
 
     efficiency_db: Annotated[float, Field(le=0, ge=-60)] = 0.0
 
-    def amplitude(self, cosine: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Amplitude pattern of an element at `cosine` of the angle from boresight; shape kept.
+    @property
+    def peak(self) -> float:
+        """Amplitude pattern of an element at boresight. A reflection passes it twice, each with half the loss."""
+        return float(np.sqrt(self._gamma) * 10 ** (self.efficiency_db / 40))
 
-        A reflection passes the pattern twice, so each pass carries half of the efficiency.
-        """
-        gamma = 4 * np.pi * self.spacing_wavelengths**2
-        exponent = max(gamma / 2 - 1, 0.0)
-        power = gamma * np.where(cosine > 0, np.maximum(cosine, 0.0) ** exponent, 0.0)
-        return np.asarray(np.sqrt(power) * 10 ** (self.efficiency_db / 40))
+    @property
+    def half_exponent(self) -> float:
+        """q of the amplitude pattern peak * cos^q."""
+        return max(self._gamma / 2 - 1, 0.0) / 2
+
+    @property
+    def _gamma(self) -> float:
+        return float(4 * np.pi * self.spacing_wavelengths**2)
 
 
 class UserArea(_Table):

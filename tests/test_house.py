@@ -25,7 +25,20 @@ from twinbeam import app
 
 ROOMS = ("controller", "ingest", "models", "sim", "experiments", "tests")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-HEAVY = ("torch", "tensorflow", "sionna", "mitsuba", "drjit", "cvxpy", "ray", "sklearn", "matplotlib", "onnx")
+HEAVY = (
+    "torch",
+    "tensorflow",
+    "sionna",
+    "mitsuba",
+    "drjit",
+    "cvxpy",
+    "ray",
+    "sklearn",
+    "matplotlib",
+    "onnx",
+    "trimesh",
+    "shapely",
+)
 
 
 def loaded_after(statement: str) -> set[str]:

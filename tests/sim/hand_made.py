@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.bundle import PathTable, SiteBundle
+from sim.bundle import SiteBundle
+from sim.paths import PathTable
 from sim.site import BaseStation, Ris, Site, TraceSettings, UserArea
 
 Real = npt.NDArray[np.float64]
@@ -36,17 +37,30 @@ def random_directions(rng: np.random.Generator, count: int) -> Real:
     return vectors.astype(np.float32).astype(np.float64)
 
 
+def random_mirrors(rng: np.random.Generator, count: int) -> Real:
+    """Products of one to three reflections [count, 3, 3]; some are zero, as of walls that scatter."""
+    mirrors = np.tile(np.eye(3), (count, 1, 1))
+    for index in range(count):
+        for normal in random_directions(rng, int(rng.integers(1, 4))):
+            mirrors[index] -= 2 * np.outer(mirrors[index] @ normal, normal)
+    mirrors[rng.random(count) < 0.3] = 0.0
+    return mirrors.astype(np.float32).astype(np.float64)
+
+
 def random_table(rng: np.random.Generator, counts: list[int]) -> PathTable:
     """Paths of every kind, counts[i] of link i."""
     total = sum(counts)
     gain = 1e-4 * (rng.normal(size=total) + 1j * rng.normal(size=total))
+    length_m = rng.uniform(5.0, 90.0, total)
     return PathTable(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         gain=gain.astype(np.complex64).astype(np.complex128),
-        length_m=rng.uniform(5.0, 90.0, total),
+        length_m=length_m,
         departure=random_directions(rng, total),
         arrival=random_directions(rng, total),
         kind=rng.choice(np.array([0, 1, 2, 3, 8], np.uint8), total),
+        reach_m=length_m * rng.choice([1.0, 0.4], total),
+        mirror=random_mirrors(rng, total),
     )
 
 
@@ -78,6 +92,8 @@ def line_of_sight(transmitter_m: Real, receivers_m: Real, wavelength_m: float) -
         departure=way / length_m[:, None],
         arrival=-way / length_m[:, None],
         kind=np.zeros(len(receivers_m), np.uint8),
+        reach_m=length_m,
+        mirror=np.tile(np.eye(3), (len(receivers_m), 1, 1)),
     )
 
 

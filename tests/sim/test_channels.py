@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.bundle import PathTable, SiteBundle, load_bundle
-from sim.channels import SiteChannels, carry_paths, nearest_point, steer_panel, sum_panel, tone_gains
+from sim.bundle import SiteBundle, load_bundle
+from sim.channels import SiteChannels, panel_elements
+from sim.paths import Columns, PathTable
 from sim.site import Panel, Ris, sites_folder
+from sim.synthesis import add_steered, carry_paths, nearest_point, stack_cascades, steer, sum_links, tone_gains
 from tests.random_channels import complex_normal, unit_phases
 from tests.sim.hand_made import (
     BS,
@@ -25,6 +27,7 @@ from tests.sim.hand_made import (
     line_of_sight,
     random_bundle,
     random_directions,
+    random_table,
 )
 
 pytestmark = pytest.mark.kernel
@@ -65,11 +68,14 @@ def moved(table: PathTable, link: int, step_m: Real) -> list[tuple[complex, floa
     """(gain, length, departure) of a link's paths after the receiver moved: distance to the standing mirror image."""
     paths = []
     for row in range(table.offsets[link], table.offsets[link + 1]):
-        image_m = table.arrival[row] * table.length_m[row]  # seen from where the receiver was
-        length_m = float(np.linalg.norm(image_m - step_m))
-        gain = table.gain[row] * table.length_m[row] / length_m
-        departure = (step_m - image_m) / length_m if table.kind[row] == 0 else table.departure[row]
-        paths.append((gain, length_m, departure))
+        image_m = table.arrival[row] * table.reach_m[row]  # seen from where the receiver was
+        reach_m = float(np.linalg.norm(image_m - step_m))
+        before_m = table.length_m[row] - table.reach_m[row]
+        shares = np.array([table.reach_m[row] / reach_m, table.length_m[row] / (before_m + reach_m)])
+        bent = table.kind[row] == 8
+        gain = table.gain[row] * (np.sqrt(shares.prod()) if bent else shares[0])
+        departure = table.departure[row] + table.mirror[row] @ (table.arrival[row] - (image_m - step_m) / reach_m)
+        paths.append((gain, before_m + reach_m, departure / np.linalg.norm(departure)))
     return paths
 
 
@@ -111,94 +117,165 @@ def plain_cascade(bundle: SiteBundle, position_m: Real, offset_hz: float) -> Com
 
 
 def carried(
-    gain: Complex, length_m: Real, departure: Real, arrival: Real, kind: npt.NDArray[np.uint8], step_m: Real
-) -> tuple[Complex, Real, Real]:
-    out = np.empty(len(gain), np.complex128), np.empty(len(gain)), np.empty((len(gain), 3))
-    carry_paths(gain, length_m, departure, arrival, kind, step_m, *out)
-    return out
+    gain: complex,
+    length_m: float,
+    departure: Real,
+    arrival: Real,
+    kind: int,
+    reach_m: float,
+    mirror: Real,
+    step_m: Real,
+) -> tuple[complex, float, Real]:
+    """One path, carried."""
+    out = np.empty(1, np.complex128), np.empty(1), np.empty((1, 3)), np.empty(1)
+    columns = Columns(
+        np.array([gain + 0j]),
+        np.array([length_m]),
+        departure[None],
+        arrival[None],
+        np.array([kind], np.uint8),
+        np.array([reach_m]),
+        mirror[None],
+    )
+    carry_paths(columns, 0, step_m, *out)
+    return complex(out[0][0]), float(out[1][0]), out[2][0]
 
 
 def test_a_line_of_sight_path_is_carried_exactly(rng: np.random.Generator) -> None:
     source, receiver, step = rng.normal(size=(3, 3)) * 20
     way = receiver - source
-    length = np.linalg.norm(way)
-    gain, length_m, departure = carried(
-        np.array([0.3j / length]),
-        np.array([length]),
-        way[None] / length,
-        -way[None] / length,
-        np.zeros(1, np.uint8),
-        step,
-    )
+    length = float(np.linalg.norm(way))
+    gain, length_m, departure = carried(0.3j / length, length, way / length, -way / length, 0, length, np.eye(3), step)
     new = receiver + step - source
-    assert length_m[0] == pytest.approx(np.linalg.norm(new))
-    np.testing.assert_allclose(departure[0], new / np.linalg.norm(new), atol=1e-12)
-    assert gain[0] == pytest.approx(0.3j / np.linalg.norm(new))
+    assert length_m == pytest.approx(np.linalg.norm(new))
+    np.testing.assert_allclose(departure, new / np.linalg.norm(new), atol=1e-12)
+    assert gain == pytest.approx(0.3j / np.linalg.norm(new))
 
 
-def test_a_wall_reflection_is_carried_exactly(rng: np.random.Generator) -> None:
-    """Image method: a wall at x = 0 mirrors the source; the path comes straight from there, wherever one stands."""
-    source, receiver, step = np.array([4.0, 1.0, 9.0]), np.array([7.0, 30.0, 1.5]), np.array([0.4, -0.7, 0.1])
-    image = source * [-1.0, 1.0, 1.0]
-    before, after = image - receiver, image - (receiver + step)
-    length, new_length = np.linalg.norm(before), np.linalg.norm(after)
-    departure = random_directions(rng, 1)
+def over_walls(source: Real, receiver: Real, walls: list[tuple[Real, float]]) -> tuple[float, Real, Real, Real]:
+    """Length, departure, arrival and product of reflections of the way over walls n . x = c, by images."""
+    images = [source]
+    for normal, place in walls:
+        images.append(images[-1] - 2 * (images[-1] @ normal - place) * normal)
+    point, arrival, mirror = receiver, images[-1] - receiver, np.eye(3)
+    for (normal, place), image in zip(reversed(walls), reversed(images[1:]), strict=True):
+        point = point + (place - point @ normal) / ((image - point) @ normal) * (image - point)
+    for normal, _ in walls:
+        mirror = mirror @ (np.eye(3) - 2 * np.outer(normal, normal))
+    way, length = point - source, float(np.linalg.norm(arrival))
+    return length, way / np.linalg.norm(way), arrival / length, mirror
+
+
+@pytest.mark.parametrize("bounces", [1, 2, 3])
+def test_reflections_are_carried_exactly(bounces: int) -> None:
+    """Every wall mirrors the source; length, gain and departure are those of the way over the walls from there on."""
+    normals = np.array([[1.0, 0.2, 0.0], [-0.1, 1.0, 0.1], [0.0, 0.1, 1.0]])
+    normals /= np.linalg.norm(normals, axis=1)[:, None]
+    walls = [(normals[0], -3.0), (normals[1], 40.0), (normals[2], 0.0)][:bounces]
+    source, receiver, step = np.array([4.0, 1.0, 9.0]), np.array([7.0, 30.0, 1.5]), np.array([0.8, -0.9, 0.3])
+    length, departure, arrival, mirror = over_walls(source, receiver, walls)
+    gain, length_m, leaves = carried(-0.2 / length, length, departure, arrival, 1, length, mirror, step)
+    new_length, new_departure, _, _ = over_walls(source, receiver + step, walls)
+    assert length_m == pytest.approx(new_length, rel=1e-12)
+    assert gain == pytest.approx(-0.2 / new_length)
+    np.testing.assert_allclose(leaves, new_departure, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "falls"), [(2, "1/s"), (8, "1/sqrt(s (s + s'))")])
+def test_what_a_wall_scatters_or_an_edge_bends_comes_from_there(kind: int, falls: str) -> None:
+    source, corner, receiver = np.array([0.0, 0.0, 10.0]), np.array([20.0, 5.0, 8.0]), np.array([24.0, 30.0, 1.5])
+    step = np.array([0.5, 1.0, 0.0])
+    before, after = np.linalg.norm(corner - source), np.linalg.norm(receiver - corner)
+    departure, arrival = (corner - source) / before, (corner - receiver) / after
     gain, length_m, leaves = carried(
-        np.array([-0.2 / length + 0j]), np.array([length]), departure, before[None] / length, np.ones(1, np.uint8), step
+        0.01, float(before + after), departure, arrival, kind, float(after), np.zeros((3, 3)), step
     )
-    # The way over the wall is as long as the straight line from the image.
-    share = source[0] / (source[0] + receiver[0] + step[0])
-    wall_point = source + share * ((receiver + step) * [-1.0, 1.0, 1.0] - source)
-    assert wall_point[0] == pytest.approx(0.0)
-    over_the_wall = np.linalg.norm(wall_point - source) + np.linalg.norm(receiver + step - wall_point)
-    assert over_the_wall == pytest.approx(new_length)
-    assert length_m[0] == pytest.approx(over_the_wall)
-    assert gain[0] == pytest.approx(-0.2 / over_the_wall)
-    assert np.array_equal(leaves, departure)
+    new = np.linalg.norm(receiver + step - corner)
+    assert length_m == pytest.approx(before + new)
+    share = after / new if falls == "1/s" else np.sqrt(after * (after + before) / (new * (new + before)))
+    assert gain == pytest.approx(0.01 * share)
+    np.testing.assert_allclose(leaves, departure, atol=1e-15)
 
 
 def test_nobody_stands_inside_the_source() -> None:
     """On top of the source the length stays positive, and all numbers finite."""
-    gain, length_m, departure = carried(
-        np.ones(1, np.complex128),
-        np.array([2.0]),
-        np.array([[-1.0, 0, 0]]),
-        np.array([[1.0, 0, 0]]),
-        np.zeros(1, np.uint8),
-        np.array([2.0, 0, 0]),
-    )
-    assert length_m[0] > 0
-    assert np.isfinite(gain).all()
+    x = np.array([1.0, 0, 0])
+    gain, length_m, departure = carried(1.0, 2.0, -x, x, 0, 2.0, np.eye(3), 2.0 * x)
+    assert length_m > 0
+    assert np.isfinite(gain)
     assert np.isfinite(departure).all()
 
 
 @pytest.mark.parametrize("panel", PANELS)
 def test_panels_respond_by_element_position(panel: Panel, rng: np.random.Generator) -> None:
     directions, coefficient = random_directions(rng, 4), complex_normal(rng, 4)
-    _, left, up = panel.rotation().T.copy()
-    step_rad = 2 * np.pi * panel.spacing_wavelengths
-    steered, summed = np.empty((4, panel.elements), np.complex128), np.empty(panel.elements, np.complex128)
-    steer_panel(directions, up, left, panel.rows, panel.columns, step_rad, steered)
-    sum_panel(coefficient, directions, up, left, panel.rows, panel.columns, step_rad, summed)
-    expected = np.stack([response(panel, direction) for direction in directions])
+    elements = panel_elements(panel)
+    steered, sums = np.empty((4, panel.elements), np.complex128), np.zeros((2, panel.elements))
+    steer(directions, np.zeros(4), elements, steered)
+    for path in range(4):
+        add_steered(coefficient[path], directions[path], 0.0, elements, np.empty((4, panel.columns)), sums)
+    expected = np.stack([pattern(panel, direction) * response(panel, direction) for direction in directions])
     np.testing.assert_allclose(steered, expected, atol=1e-11)
-    np.testing.assert_allclose(summed, coefficient @ expected, atol=1e-11)
+    plain = np.stack([response(panel, direction) for direction in directions])
+    np.testing.assert_allclose(sums[0] + 1j * sums[1], coefficient @ plain, atol=1e-11)
 
 
 def test_a_large_panel_stays_exact(rng: np.random.Generator) -> None:
     """The geometric series of phases loses nothing over 256 columns."""
     panel = Panel(position_m=(0, 0, 0), yaw_deg=10.0, rows=2, columns=256)
     direction = random_directions(rng, 1)
-    _, left, up = panel.rotation().T.copy()
     steered = np.empty((1, panel.elements), np.complex128)
-    steer_panel(direction, up, left, 2, 256, np.pi, steered)
+    steer(direction, np.zeros(1), panel_elements(panel), steered)
     np.testing.assert_allclose(steered[0], response(panel, direction[0]), atol=1e-10)
 
 
-def test_no_paths_sum_to_silence() -> None:
-    out = np.full(6, np.nan, np.complex128)
-    sum_panel(np.zeros(0, np.complex128), np.zeros((0, 3)), np.zeros(3), np.zeros(3), 2, 3, np.pi, out)
-    assert np.array_equal(out, np.zeros(6))
+@pytest.mark.parametrize("spacing", [0.4, 0.5, 0.8])
+@pytest.mark.parametrize("efficiency_db", [0.0, -3.0])
+def test_a_ris_element_radiates_what_it_is_fed(spacing: float, efficiency_db: float) -> None:
+    """The mean of the power pattern over all directions is what one of two passes through the element keeps."""
+    ris = Ris(position_m=(0.0, 0.0, 0.0), spacing_wavelengths=spacing, efficiency_db=efficiency_db)
+    edges = np.linspace(-1.0, 1.0, 2001)
+    middles = (edges[1:] + edges[:-1]) / 2
+    found = amplitudes(ris, middles)
+    assert np.mean(found**2) == pytest.approx(10 ** (efficiency_db / 20), rel=1e-3)
+
+
+def amplitudes(ris: Ris, cosines: Real) -> Real:
+    """Amplitude pattern of a single element by the cosine of the angle from boresight."""
+    single = ris.model_copy(update={"rows": 1, "columns": 1})
+    directions = np.stack([cosines, np.sqrt(1 - cosines**2), np.zeros(len(cosines))], axis=1)
+    out = np.empty((len(cosines), 1), np.complex128)
+    steer(directions, np.zeros(len(cosines)), panel_elements(single), out)
+    return np.abs(out[:, 0])
+
+
+def test_a_ris_element_sees_nothing_behind() -> None:
+    ris = Ris(position_m=(0.0, 0.0, 0.0))
+    assert np.array_equal(amplitudes(ris, np.array([-1.0, -0.2, 0.0])), np.zeros(3))
+    assert amplitudes(ris, np.ones(1))[0] == pytest.approx(np.sqrt(np.pi))
+    dense = Ris(position_m=(0.0, 0.0, 0.0), spacing_wavelengths=0.1)
+    assert amplitudes(dense, np.array([0.0, -1.0])).max() == 0
+
+
+@pytest.mark.parametrize("panel", [PANELS[0], RIS])
+def test_links_add_up_their_paths_where_each_user_stands(panel: Panel, rng: np.random.Generator) -> None:
+    table = random_table(rng, [3, 0, 2, 4])
+    links, steps_m = np.array([2, 1, 0, 2]), rng.uniform(-1.0, 1.0, (4, 3))
+    out = np.full((4, panel.elements), np.nan, np.complex128)
+    sum_links(table.columns, table.offsets, links, steps_m, 3.5e9, True, panel_elements(panel), out)
+    for user, link in enumerate(links):
+        expected = np.zeros(panel.elements, np.complex128)
+        for gain, length_m, departure in moved(table, int(link), steps_m[user]):
+            expected += turned(gain, length_m, 3.5e9) * pattern(panel, departure) * response(panel, departure)
+        np.testing.assert_allclose(out[user], expected, atol=1e-12)
+
+
+def test_cascades_are_stacked_user_by_user(rng: np.random.Generator) -> None:
+    direct, over_ris, hop = complex_normal(rng, 2, 3), complex_normal(rng, 2, 4), complex_normal(rng, 4, 3)
+    out = np.empty((2, 5, 3), np.complex128)
+    stack_cascades(direct, over_ris, hop, out)
+    for user in range(2):
+        np.testing.assert_allclose(out[user], np.vstack([direct[user], np.diag(over_ris[user]) @ hop]), rtol=1e-15)
 
 
 def test_tones_turn_with_the_delay(rng: np.random.Generator) -> None:
@@ -231,7 +308,7 @@ def positions(bundle: SiteBundle, rng: np.random.Generator) -> list[Real]:
 @pytest.mark.parametrize("ris", [True, False])
 def test_the_cascade_is_the_sum_over_all_pairs_of_paths(ris: bool, rng: np.random.Generator) -> None:
     bundle = random_bundle(rng, ris=ris)
-    channels = SiteChannels(bundle)
+    channels = SiteChannels(bundle, plane_waves=True)
     assert (channels.antennas, channels.elements) == (6, 4 if ris else 0)
     for position in positions(bundle, rng):
         expected = plain_cascade(bundle, position, 0.0)
@@ -245,7 +322,7 @@ def test_the_cascade_is_the_sum_over_all_pairs_of_paths(ris: bool, rng: np.rando
 @pytest.mark.parametrize("ris", [True, False])
 def test_every_tone_adds_the_delays_of_both_hops(ris: bool, rng: np.random.Generator) -> None:
     bundle = random_bundle(rng, ris=ris)
-    channels = SiteChannels(bundle)
+    channels = SiteChannels(bundle, plane_waves=True)
     tones_hz = np.array([-40e6, -1e3, 0.0, 25e6])
     theta = unit_phases(rng, channels.elements)
     for position in positions(bundle, rng):
@@ -310,25 +387,43 @@ def test_free_space_is_friis_everywhere(position: tuple[float, float, float]) ->
     assert channels.direct(position)[0] == pytest.approx(expected, rel=1e-9)
 
 
-def test_free_space_over_the_ris_is_the_two_hop_product() -> None:
-    """Element m passes lambda^2 G(in) G(out) / (16 pi^2 d1 d2) exp(-jk (d1 + d2)), its phases by its position."""
+def test_free_space_over_the_ris_is_the_product_of_both_ways() -> None:
+    """Element m passes lambda^2 G(in) G(out) / (16 pi^2 d1 d2) exp(-jk (d1 + d2)), d from antenna n and to the user."""
     bundle = free_space_bundle()
-    site = bundle.site.model_copy(update={"bs": BS.model_copy(update={"rows": 1, "columns": 1})})
+    site = bundle.site
     assert site.ris is not None
-    channels = SiteChannels(replace(bundle, site=site))
+    channels = SiteChannels(bundle)
     position = bundle.positions_m[7]
     wavelength_m = SPEED_OF_LIGHT_M_S / 3.5e9
-    to_bs = np.array(BS.position_m) - np.array(RIS.position_m)
-    to_user = position - np.array(RIS.position_m)
-    first_m, second_m = np.linalg.norm(to_bs), np.linalg.norm(to_user)
-    amplitude = (wavelength_m / (4 * np.pi)) ** 2 / (first_m * second_m)
-    amplitude *= pattern(site.ris, to_bs / first_m) * pattern(site.ris, to_user / second_m)
-    assert amplitude > 0
-    for m, place in enumerate(site.ris.element_positions_m(wavelength_m)):
-        # Far field: the way over an element is shorter by its position along both directions.
-        way_m = first_m + second_m - place @ (to_bs / first_m + to_user / second_m)
-        expected = amplitude * np.exp(-2j * np.pi * way_m / wavelength_m)
-        assert channels.cascade(position)[1 + m, 0] == pytest.approx(expected, rel=1e-9)
+    antennas_m = site.bs.element_positions_m(wavelength_m) + np.array(BS.position_m)
+    elements_m = site.ris.element_positions_m(wavelength_m) + np.array(RIS.position_m)
+    cascade = channels.cascade(position)
+    for m, place in enumerate(elements_m):
+        for n, antenna in enumerate(antennas_m):
+            first_m, second_m = np.linalg.norm(antenna - place), np.linalg.norm(position - place)
+            amplitude = (wavelength_m / (4 * np.pi)) ** 2 / (first_m * second_m)
+            amplitude *= pattern(site.ris, (antenna - place) / first_m) * pattern(
+                site.ris, (position - place) / second_m
+            )
+            assert amplitude > 0
+            expected = amplitude * np.exp(-2j * np.pi * (first_m + second_m) / wavelength_m)
+            assert cascade[1 + m, n] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("panel", [PANELS[0], Panel(position_m=(0, 0, 0), yaw_deg=40.0, rows=16, columns=16)])
+def test_near_waves_are_bent(panel: Panel, rng: np.random.Generator) -> None:
+    """Every element sees the way from itself; what is left is of third order in the panel's size over the distance."""
+    wavelength_m, distance_m = 0.1, 25.0
+    for direction in random_directions(rng, 8):
+        out = np.empty((1, panel.elements), np.complex128)
+        steer(direction[None], np.array([wavelength_m / (4 * np.pi * distance_m)]), panel_elements(panel), out)
+        places_m = panel.element_positions_m(wavelength_m)
+        ways_m = np.linalg.norm(distance_m * direction - places_m, axis=1)
+        expected = distance_m / ways_m * np.exp(-2j * np.pi / wavelength_m * (ways_m - distance_m))
+        size_m = np.linalg.norm(places_m, axis=1).max()
+        third = 2 * np.pi / wavelength_m * size_m**3 / distance_m**2 + (size_m / distance_m) ** 2
+        assert np.abs(out[0] - expected).max() < third
+        assert np.abs(out[0] - response(panel, direction)).max() > 10 * third  # a plane wave is further off
 
 
 def test_the_way_back_has_the_same_phase() -> None:

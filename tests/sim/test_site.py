@@ -292,24 +292,6 @@ def test_the_first_element_is_at_the_top_left() -> None:
     )
 
 
-@pytest.mark.parametrize("spacing", [0.4, 0.5, 0.8])
-@pytest.mark.parametrize("efficiency_db", [0.0, -3.0])
-def test_a_ris_element_radiates_what_it_is_fed(spacing: float, efficiency_db: float) -> None:
-    """The mean of the power pattern over all directions is what one of two passes through the element keeps."""
-    ris = Ris(position_m=(0.0, 0.0, 0.0), spacing_wavelengths=spacing, efficiency_db=efficiency_db)
-    edges = np.linspace(-1.0, 1.0, 200_001)
-    middles = (edges[1:] + edges[:-1]) / 2
-    mean = np.mean(ris.amplitude(middles) ** 2)
-    assert mean == pytest.approx(10 ** (efficiency_db / 20), rel=1e-4)
-
-
-def test_a_ris_element_sees_nothing_behind() -> None:
-    ris = Ris(position_m=(0.0, 0.0, 0.0))
-    assert np.array_equal(ris.amplitude(np.array([-1.0, -0.2, 0.0])), np.zeros(3))
-    assert ris.amplitude(np.ones(1))[0] == pytest.approx(np.sqrt(np.pi))
-    assert Ris(position_m=(0.0, 0.0, 0.0), spacing_wavelengths=0.1).amplitude(np.array([0.0, -1.0])).max() == 0
-
-
 def test_the_grid_fills_the_area() -> None:
     area = UserArea(corner_m=(-3.0, 4.0), size_m=(6.0, 4.5), spacing_m=1.5, height_m=1.2)
     grid = area.grid_m()

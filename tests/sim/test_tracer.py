@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 
 from ingest.errors import UsageRefused
-from sim.bundle import PathTable, SiteBundle
+from sim.bundle import SiteBundle
 from sim.channels import SiteChannels
+from sim.paths import PathTable
 from sim.site import Panel, Site
 from sim.tracer import trace_site
 from tests.sim.canyon import canyon
