@@ -146,7 +146,10 @@ class UserArea(_Table):
 
 
 class TraceSettings(_Table):
-    """How faithfully paths are traced; the twin and the world differ in nothing else."""
+    """How faithfully paths are traced; the twin and the world differ in nothing else.
+
+    max_paths: of a link, the strongest. floor_db: paths so far below the strongest of their link are left out.
+    """
 
     max_depth: Annotated[int, Field(ge=0, le=10)] = 2
     samples: Annotated[int, Field(ge=1000, le=10**8)] = 10**6
@@ -155,6 +158,7 @@ class TraceSettings(_Table):
     scattering_samples: Annotated[int, Field(ge=100, le=10**7)] = 10_000
     refraction: bool = False
     max_paths: Annotated[int, Field(ge=1, le=1000)] = 16
+    floor_db: Annotated[float, Field(le=0, ge=-300)] = -50.0
     seed: Annotated[int, Field(ge=1)] = 1
 
 

@@ -29,9 +29,6 @@ BATCH = 64
 _MAX_PATHS = 1_000_000
 """The solver's buffer per transmitter. When it is full, paths are left out without a word."""
 
-_FLOOR_DB = -50.0
-"""Paths this far below the strongest of their link are left out."""
-
 _GROUND_M = 0.5
 """A grid point is outdoors where nothing is above the ground by more than this."""
 
@@ -148,7 +145,7 @@ class SceneTracer:
         for index in range(len(padded)):
             self.scene.remove(f"rx{index}")
         _give_back_memory()
-        return strongest(found, settings.max_paths, _FLOOR_DB)
+        return strongest(found, settings.max_paths, settings.floor_db)
 
     def _solve(self, samples: int, **interactions: bool) -> Any:
         """All paths to the receivers; `TwinbeamError` where the solver had to leave some out."""

@@ -29,9 +29,10 @@ def test_what_comes_in_comes_over(tmp_path: Path) -> None:
     sender = Sender(context, zmq.PUSH, f"ipc://{tmp_path}/frames")
     receiver = receiver_of(f"zmq+{sender.address}?socket=pull")
     sent = [frame(complex_normal(np.random.default_rng(n), 1, 4), user="ue0", block=n, seq=n) for n in (0, 1, 3)]
-    for one in sent:
+    for one in sent[:-1]:
         sender.send(one)
-    sender.send([b"channel", b"{", b""])
+    sender.send([b"channel", b"{", b""])  # before the last, upon which the receiver is closed
+    sender.send(sent[-1])
     came = []
     for message in receiver:
         came.append(message)

@@ -7,7 +7,7 @@ and what rounding comes to for the longest path; the sum of its coefficients in 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ PLACES = {
         "munich",
         (110.0, -9.5, 12.0),
         164.0,
-        ((80.0, -10.0, 1.5), (84.0, 2.0, 1.5), (90.0, -7.0, 1.5), (76.0, -20.0, 1.5)),
+        ((88.0, -2.0, 1.5), (96.0, -6.0, 1.5), (104.0, -6.0, 1.5), (76.0, -10.0, 1.5)),
     ),
 }
 ARRAYS = {"line": (1, 8), "plane": (4, 3)}
@@ -69,7 +69,7 @@ def site_at(place: Place, rows: int, columns: int, carrier_hz: float, ris: Ris |
         bs=BaseStation(position_m=place.bs_m, yaw_deg=place.yaw_deg, pitch_deg=6.0, rows=rows, columns=columns),
         ris=ris,
         users=UserArea(corner_m=(0.0, 0.0), size_m=(1.0, 1.0)),
-        twin=TraceSettings(max_depth=3, samples=50_000, max_paths=1000),
+        twin=TraceSettings(max_depth=3, samples=50_000, max_paths=1000, floor_db=-200.0),
     )
 
 
@@ -150,11 +150,16 @@ def test_one_at_a_time_is_as_in_a_batch() -> None:
         assert difference(single[user], batched[user]) < 1e-4
 
 
-def test_the_way_over_the_ris_is_that_over_each_of_its_elements() -> None:
-    """Every antenna to every element and on to every user, each traced by itself."""
-    place = PLACES["canyon"]
+@pytest.mark.parametrize(("carrier_hz", "limit"), [(20e9, 1e-3), (3.5e9, 4e-3)])
+def test_the_way_over_the_ris_is_that_over_each_of_its_elements(carrier_hz: float, limit: float) -> None:
+    """Every antenna to every element and on to every user, each traced by itself.
+
+    What is left: walls reflect otherwise at another angle, which grows with the size of the panel, and single precision
+    of what is traced, which grows with the carrier.
+    """
+    place = replace(PLACES["canyon"], bs_m=(-5.0, -2.0, 10.0))
     ris = Ris(position_m=(10.0, 8.0, 6.0), yaw_deg=-120.0, rows=4, columns=4, efficiency_db=-1.0)
-    site = site_at(place, 1, 2, 3.5e9, ris)
+    site = site_at(place, 1, 2, carrier_hz, ris)
     users_m, wavelength_m = np.array(place.users_m)[:2], site.wavelength_m
     tracer = SceneTracer.load(site, site.twin, world=False, folder=Path(), batch=16)
     hop = tracer.trace(site.bs, site.bs.pattern, np.array([ris.position_m]))
@@ -176,7 +181,7 @@ def test_the_way_over_the_ris_is_that_over_each_of_its_elements() -> None:
             mount = ris.model_copy(update={"position_m": tuple(element_m)})
             table = tracer.trace(mount, "iso", users_m[user : user + 1])
             second[element] = at_carrier(table, ris, wavelength_m, arriving=False)[0]
-        assert difference(found[user], second[:, None] * first) < 1e-3
+        assert difference(found[user], second[:, None] * first) < limit
 
 
 def at_carrier(table: PathTable, ris: Ris, wavelength_m: float, *, arriving: bool) -> Complex:

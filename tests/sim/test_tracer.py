@@ -94,7 +94,7 @@ def left_out(found: Reference, link: int) -> float:
 
 
 def test_direct_channels_are_sionnas(twin: SiteBundle) -> None:
-    site, channels = twin.site, SiteChannels(twin)
+    site, channels = twin.site, SiteChannels(twin, plane_waves=True)
     found = reference(site, site.bs, site.bs.pattern, twin.positions_m)
     for link, position in enumerate(twin.positions_m):
         ours, theirs = channels.direct_cfr(position, TONES_HZ), found.cfr[link]
@@ -119,7 +119,8 @@ def test_ris_channels_are_sionnas(twin: SiteBundle) -> None:
             bs_ris=twin.bs_ris,
             ris_user=twin.ris_user,
             made_with={},
-        )
+        ),
+        plane_waves=True,
     )
     found = reference(site, site.ris, "iso", twin.positions_m)
     for link, position in enumerate(twin.positions_m):
@@ -236,8 +237,8 @@ def test_materials_can_be_overridden_for_the_world_alone() -> None:
         ({"scene": "_private"}, "no bundled scene"),
         ({"scene": "missing.xml"}, "no such scene file"),
         ({"materials": {"cheese": {"conductivity_s_m": 1.0}}}, "no material 'cheese' in the scene"),
-        ({"users": {"corner_m": [0.0, 25.0], "size_m": [1.0, 1.0]}}, "no outdoor point"),
-        ({"ris": {"position_m": [10.0, 8.0, -50.0]}}, "no path from base station to RIS"),
+        ({"users": {"corner_m": [0.0, 25.0], "size_m": [1.0, 1.0]}}, "are inside of buildings"),
+        ({"ris": {"position_m": [10.0, 8.0, -50.0]}}, "behind the RIS's back"),
     ],
 )
 def test_a_site_that_cannot_be_traced_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
