@@ -61,13 +61,15 @@ class SiteArrays:
         self.elements = site.ris.elements if site.ris else 0
         hop = bs_ris_paths
         self._hop_gain, self._hop_length_m = hop.gain, hop.length_m
-        self._hop: Complex = np.zeros((hop.paths, self.elements, self.antennas), np.complex128)
+        over_hop = np.zeros((hop.paths, self.elements, self.antennas), np.complex128)
         if site.ris is not None:
             offsets_m = [panel.element_positions_m(site.wavelength_m) for panel in (site.bs, site.ris)]
             for path in range(hop.paths):
-                self._hop[path] = self._over_hop(hop, path, *offsets_m)
+                over_hop[path] = self._over_hop(hop, path, *offsets_m)
         at_carrier = self._tone_gains(hop.gain, hop.length_m, _CARRIER)[:, 0]
-        self.bs_ris: Complex = np.ascontiguousarray(np.tensordot(at_carrier, self._hop, 1))
+        self.bs_ris: Complex = np.ascontiguousarray(np.tensordot(at_carrier, over_hop, 1))
+        # [M, Q N], so that one product takes all paths of the first hop
+        self._hop: Complex = over_hop.swapaxes(0, 1).reshape(self.elements, hop.paths * self.antennas)
 
     def response(self, directions: Real) -> Complex:
         """Phases of the base station's antennas towards unit vectors [L, 3]. Shape [L, N]."""
@@ -106,8 +108,9 @@ class SiteArrays:
             for user, (link, step_m) in enumerate(zip(links, steps_m, strict=True)):
                 leaving, second = self._carried(ris_user, int(link), step_m, self._ris, self.elements, tones_hz)
                 # Delays of the two hops add up, so each path of the first hop goes with each of the second.
-                for hop, on_tones in zip(self._hop, first, strict=True):
-                    out[user] += ((leaving * np.asarray(theta)) @ hop).T @ (second * on_tones)
+                coupling = ((leaving * np.asarray(theta)) @ self._hop).reshape(len(leaving), len(first), self.antennas)
+                per_hop = coupling.transpose(1, 2, 0) @ second
+                out[user] += np.einsum("qns,qs->ns", per_hop, first)
         return out
 
     def _over_hop(self, hop: PathTable, path: int, bs_m: Real, ris_m: Real) -> Complex:

@@ -33,6 +33,7 @@ from sim.iq_radio import (
     plan_band,
 )
 from sim.nr_waveform import SSB_PRBS, OfdmModulator, shared_channel, ssb_elements, ssb_slot
+from sim.site import SPEED_OF_LIGHT_M_S
 from sim.testbed import Testbed, TestbedSettings
 
 Complex = npt.NDArray[np.complex128]
@@ -41,8 +42,6 @@ Samples = npt.NDArray[np.complex64]
 RADIO = "radio"
 NO_CODEC = "none"
 """Of a `FeedbackFrame` that only reports a position."""
-
-SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 _LEAST_GAIN = 1e-30
 _FRAME_S = 10e-3
