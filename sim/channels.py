@@ -77,11 +77,25 @@ class SiteArrays:
 
     def direct(self, bs_user: PathTable, links: Index, steps_m: Real) -> Complex:
         """h [K, N] from the base station at the carrier."""
-        return self._summed(bs_user, links, steps_m, self._bs, self.antennas)
+        out = np.zeros((len(links), self.antennas), np.complex128)
+        self.add_direct(bs_user, links, steps_m, np.ones(len(links)), out)
+        return out
 
     def over_ris(self, ris_user: PathTable, links: Index, steps_m: Real) -> Complex:
         """g [K, M] from the RIS at the carrier."""
-        return self._summed(ris_user, links, steps_m, self._ris, self.elements)
+        out = np.zeros((len(links), self.elements), np.complex128)
+        self.add_over_ris(ris_user, links, steps_m, np.ones(len(links)), out)
+        return out
+
+    def add_direct(self, bs_user: PathTable, links: Index, steps_m: Real, weights: Real, out: Complex) -> None:
+        """Add weights [K] times h to out [K, N]."""
+        table, plane = bs_user, self._plane_waves
+        sum_links(table.columns, table.offsets, links, steps_m, weights, self.carrier_hz, plane, self._bs, out)
+
+    def add_over_ris(self, ris_user: PathTable, links: Index, steps_m: Real, weights: Real, out: Complex) -> None:
+        """Add weights [K] times g to out [K, M]."""
+        table, plane = ris_user, self._plane_waves
+        sum_links(table.columns, table.offsets, links, steps_m, weights, self.carrier_hz, plane, self._ris, out)
 
     def cascades(self, bs_user: PathTable, ris_user: PathTable, links: Index, steps_m: Real) -> Complex:
         """[h ; diag(g) H_br] [K, M+1, N] at the carrier: paper P1's Upsilon (eq. 5)."""
@@ -139,11 +153,6 @@ class SiteArrays:
         """Amplitude pattern of RIS elements towards unit vectors [..., 3]. Shape [...]."""
         flat = [pattern(self._ris, direction) for direction in directions.reshape(-1, 3)]
         return np.array(flat).reshape(directions.shape[:-1])
-
-    def _summed(self, table: PathTable, links: Index, steps_m: Real, elements: Elements, count: int) -> Complex:
-        out = np.empty((len(links), count), np.complex128)
-        sum_links(table.columns, table.offsets, links, steps_m, self.carrier_hz, self._plane_waves, elements, out)
-        return out
 
     def _carried(
         self, table: PathTable, link: int, step_m: Real, elements: Elements, count: int, tones_hz: Real

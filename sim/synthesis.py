@@ -174,12 +174,16 @@ def sum_links(
     offsets: Index,
     links: Index,
     steps_m: Real,
+    weights: Real,
     carrier_hz: float,
     is_plane: bool,
     elements: Elements,
     out: Complex,
 ) -> None:
-    """Channels out [K, E] at the carrier from a panel to K receivers: receiver k stands steps_m[k] from links[k]'s."""
+    """Add to out [K, E] weights[k] times the channel at the carrier from a panel to receiver k.
+
+    Receiver k stands steps_m[k] from where links[k] ends.
+    """
     departure, work, sums = np.empty(3), np.empty((4, elements.columns)), np.empty((2, out.shape[1]))
     wave = 2.0 * np.pi * carrier_hz / SPEED_OF_LIGHT_M_S
     for user in range(links.shape[0]):
@@ -191,7 +195,7 @@ def sum_links(
             bend = 0.0 if is_plane else 0.5 / (wave * far)
             add_steered(coefficient, departure, bend, elements, work, sums)
         for element in range(out.shape[1]):
-            out[user, element] = complex(sums[0, element], sums[1, element])
+            out[user, element] += weights[user] * complex(sums[0, element], sums[1, element])
 
 
 @kernel

@@ -95,9 +95,9 @@ class PathTracker:
         direct = np.zeros((len(users), arrays.antennas), np.complex128)
         over_ris = np.zeros((len(users), arrays.elements), np.complex128)
         for place, step_m, weight in zip(places, steps_m, nearness, strict=True):
-            share = (weight / total)[:, None]
-            direct += share * arrays.direct(place.trace.bs_user, place.links, step_m)
-            over_ris += share * arrays.over_ris(place.trace.ris_user, place.links, step_m)
+            share = weight / total
+            arrays.add_direct(place.trace.bs_user, place.links, step_m, share, direct)
+            arrays.add_over_ris(place.trace.ris_user, place.links, step_m, share, over_ris)
         out = np.empty((len(users), arrays.elements + 1, arrays.antennas), np.complex128)
         stack_cascades(direct, over_ris, arrays.bs_ris, out)
         return out

@@ -261,13 +261,14 @@ def test_a_ris_element_sees_nothing_behind() -> None:
 def test_links_add_up_their_paths_where_each_user_stands(panel: Panel, rng: np.random.Generator) -> None:
     table = random_table(rng, [3, 0, 2, 4])
     links, steps_m = np.array([2, 1, 0, 2]), rng.uniform(-1.0, 1.0, (4, 3))
-    out = np.full((4, panel.elements), np.nan, np.complex128)
-    sum_links(table.columns, table.offsets, links, steps_m, 3.5e9, True, panel_elements(panel), out)
+    before, weights = complex_normal(rng, 4, panel.elements), rng.random(4)
+    out = before.copy()
+    sum_links(table.columns, table.offsets, links, steps_m, weights, 3.5e9, True, panel_elements(panel), out)
     for user, link in enumerate(links):
         expected = np.zeros(panel.elements, np.complex128)
         for gain, length_m, departure in moved(table, int(link), steps_m[user]):
             expected += turned(gain, length_m, 3.5e9) * pattern(panel, departure) * response(panel, departure)
-        np.testing.assert_allclose(out[user], expected, atol=1e-12)
+        np.testing.assert_allclose(out[user], before[user] + weights[user] * expected, atol=1e-12)
 
 
 def test_cascades_are_stacked_user_by_user(rng: np.random.Generator) -> None:
