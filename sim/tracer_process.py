@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from ingest.errors import TwinbeamError
 from ingest.packing import packed, unpacked
-from sim.paths import PathTable
+from sim.paths import PathTable, empty_table
 from sim.site import Site, load_site
 from sim.tracker import Trace
 
@@ -199,8 +199,6 @@ def _tracer(site: Site, folder: Path, most_users: int, world: bool) -> Any:
 
 
 def _answer(site: Site, tracer: Any, question: _Question) -> _Answer:
-    from sim.paths import empty_table
-
     begun_s = time.perf_counter()
     places_m = np.asarray(question.positions_m)
     bs_user = tracer.trace(site.bs, site.bs.pattern, places_m)

@@ -48,8 +48,8 @@ class Trace:
 class PathTracker:
     """Follows users from trace to trace. errors_db: of each user, how far its last fresh trace was from the prediction.
 
-    That is the power of the difference over the power of the fresh trace's cascade, at the place of the fresh trace,
-    NaN where there was no prediction or no path. For the rows over the RIS, `theta` = 1 stands in.
+    That is the power of the difference over the power of the fresh trace, of the whole cascade at its place; NaN where no
+    path reaches it. Who was not known before has none.
     """
 
     def __init__(self, arrays: SiteArrays) -> None:

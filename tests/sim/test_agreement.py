@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,9 @@ import pytest
 
 from sim.channels import SiteArrays
 from sim.paths import PathTable, empty_table
-from sim.site import BaseStation, Panel, Ris, Site, TraceSettings, UserArea
+from sim.site import BaseStation, Ris, Site, TraceSettings, UserArea
 from sim.tracer import SceneTracer
+from tests.sim.sionna_arrays import in_our_order
 
 pytestmark = [
     pytest.mark.tracer,
@@ -107,13 +107,6 @@ def sionna(tracer: SceneTracer, site: Site, users_m: Real) -> tuple[Complex, Com
         scene.remove(name)
     order = in_our_order(array, bs)
     return np.asarray(single[:, order], np.complex128), double[:, order]
-
-
-def in_our_order(array: Any, panel: Panel) -> list[int]:
-    """For each of our elements, row by row from the top left, the Sionna element that stands there."""
-    theirs = np.array(array.normalized_positions).T / panel.spacing_wavelengths
-    ours = Panel(position_m=(0.0, 0.0, 0.0), rows=panel.rows, columns=panel.columns, spacing_wavelengths=1.0)
-    return [int(np.argmin(np.linalg.norm(theirs - place, axis=1))) for place in ours.element_positions_m(1.0)]
 
 
 def difference(ours: Complex, theirs: Complex) -> float:

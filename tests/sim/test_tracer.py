@@ -18,6 +18,7 @@ from sim.paths import PathTable
 from sim.site import Panel, Site
 from sim.tracer import trace_site
 from tests.sim.canyon import canyon
+from tests.sim.sionna_arrays import in_our_order
 
 pytestmark = [
     pytest.mark.tracer,
@@ -75,16 +76,6 @@ def reference(site: Site, panel: Panel, pattern: str, receivers_m: npt.NDArray[n
     cfr = paths.cfr(frequencies=TONES_HZ, normalize_delays=False, out_type="numpy")[:, 0, 0, :, 0, :]
     amplitudes = np.abs(paths.cir(normalize_delays=False, out_type="numpy")[0])[:, 0, 0, 0, :, 0]
     return Reference(cfr[:, in_our_order(array, panel)], np.where(np.array(paths.valid)[:, 0, :], amplitudes, 0.0))
-
-
-def in_our_order(array: Any, panel: Panel) -> list[int]:
-    """For each of our elements, row by row from the top left, the Sionna element that stands there."""
-    theirs = np.array(array.normalized_positions).T  # in wavelengths: x to the front, y to the left, z up
-    upright = panel.model_copy(update={"yaw_deg": 0.0, "pitch_deg": 0.0})
-    ours = upright.element_positions_m(1.0)
-    distance = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
-    assert distance.min(axis=1).max() < 1e-5
-    return [int(one) for one in distance.argmin(axis=1)]
 
 
 def left_out(found: Reference, link: int) -> float:
