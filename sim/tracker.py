@@ -48,8 +48,8 @@ class Trace:
 class PathTracker:
     """Follows users from trace to trace. errors_db: of each user, how far its last fresh trace was from the prediction.
 
-    That is the power of the difference over the power of the fresh trace, of the whole cascade at its place; NaN where no
-    path reaches it. Who was not known before has none.
+    That is the power of the difference over the power of the fresh trace, of the whole cascade at its place; NaN where
+    no path reaches it. Who was not known before has none.
     """
 
     def __init__(self, arrays: SiteArrays) -> None:
