@@ -7,6 +7,8 @@ sight and specular reflection, and so does the phase, which is what matters.
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 
@@ -70,6 +72,15 @@ class SiteArrays:
         self.bs_ris: Complex = np.ascontiguousarray(np.tensordot(at_carrier, over_hop, 1))
         # [M, Q N], so that one product takes all paths of the first hop
         self._hop: Complex = over_hop.swapaxes(0, 1).reshape(self.elements, hop.paths * self.antennas)
+
+    def with_hop(self, gain: Complex) -> SiteArrays:
+        """The same arrays where the paths of the first hop have other gains [Q]."""
+        other = copy.copy(self)
+        over_hop = self._hop.reshape(self.elements, len(gain), self.antennas)
+        other._hop_gain = gain
+        at_carrier = self._tone_gains(gain, self._hop_length_m, _CARRIER)[:, 0]
+        other.bs_ris = np.ascontiguousarray(np.tensordot(over_hop, at_carrier, (1, 0)))
+        return other
 
     def response(self, directions: Real) -> Complex:
         """Phases of the base station's antennas towards unit vectors [L, 3]. Shape [L, N]."""

@@ -33,7 +33,6 @@ from sim.iq_radio import (
     plan_band,
 )
 from sim.nr_waveform import SSB_PRBS, OfdmModulator, shared_channel, ssb_elements, ssb_slot
-from sim.site import SPEED_OF_LIGHT_M_S
 from sim.testbed import Testbed, TestbedSettings
 
 Complex = npt.NDArray[np.complex128]
@@ -76,7 +75,7 @@ class IqTestbed(Testbed):
         self._sent_rng, self._hiss_rng = rng.spawn(2)
         self._pusch = OfdmModulator(self.band.carrier, RATE_HZ, self.band.center_hz)
         self._ssb = OfdmModulator(Carrier(SCS_HZ, SSB_PRBS, self.band.ssb_hz), RATE_HZ, self.band.center_hz)
-        self._tones = FewTones(self.band.tones_hz, _latest_s(world))
+        self._tones = FewTones(self.band.tones_hz, self._world.latest_s)
         self._rows = [sorted(self.band.ports).index(port) for port in self.band.ports]
         self._burst_end = 0
         self._most_dbm = float(settings.user_power_dbm - 10 * np.log10(self.band.carrier.subcarriers))
@@ -213,11 +212,3 @@ class IqTestbed(Testbed):
         times_s = np.arange(first, first + length) / RATE_HZ
         turn = oscillator.phase_rad + 2 * np.pi * oscillator.cfo_hz * times_s
         return np.asarray(np.exp(1j * turn), np.complex64)
-
-
-def _latest_s(world: SiteChannels) -> float:
-    """When the last path arrives, over the RIS or not, wherever a user is between the points of the grid."""
-    bundle = world.bundle
-    ways_m = [float(table.length_m.max(initial=0.0)) for table in (bundle.bs_user, bundle.bs_ris, bundle.ris_user)]
-    between_m = 2 * bundle.site.users.spacing_m
-    return (max(ways_m[0], ways_m[1] + ways_m[2]) + between_m) / SPEED_OF_LIGHT_M_S

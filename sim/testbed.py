@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ingest.errors import InputRefused
+from ingest.errors import InputRefused, UsageRefused
 from ingest.messages import BlockDecision, ChannelFrame, Message, OutcomeFrame, Vector, no_array
 from sim.channels import SiteChannels
 from sim.mobility import PositionError, Walk
+from sim.scenario import Scenario
+from sim.stage import Link, open_stage, user_tracks
+from sim.tracks import Mover, OnTrack
 
 Complex = npt.NDArray[np.complex128]
 
@@ -34,7 +37,7 @@ class TestbedSettings:
 
     period_s: coherence block. lead_s: from the measurement to the middle of the time on air. sounding_every: blocks
     between two measurements of a whole cascade, which go round the users; 0 for none. position_sigma_m: what
-    positioning errs by.
+    positioning errs by. scenario: who walks where, what comes in the way, and how the world changes.
     """
 
     __test__ = False
@@ -53,25 +56,25 @@ class TestbedSettings:
     user_noise_dbm: float = -94.0
     rate_target_bps_hz: float = 1.0
     sounding_every: int = 4
+    scenario: Scenario = field(default_factory=Scenario)
 
 
 class Testbed:
     """Blocks of a simulated world. Per block: `measure`, then `transmit` what was decided.
 
-    All of it is a function of the world's bundle, the settings and the decisions.
+    All of it is a function of the worlds' bundles, the settings and the decisions. `InputRefused` or `UsageRefused`
+    where the scenario does not fit the world.
     """
 
     __test__ = False
 
     def __init__(self, world: SiteChannels, settings: TestbedSettings) -> None:
         self.settings = settings
-        self._world = world
+        self._world = open_stage(world, settings.scenario)
         self.block = 0
         self._seq: Counter[str] = Counter()
         rng = np.random.default_rng(settings.seed)
-        grid = world.bundle.positions_m
-        reach_m = 1.5 * world.bundle.site.users.spacing_m
-        self._walks = [Walk(grid, reach_m, settings.speed_m_s, child) for child in rng.spawn(settings.users)]
+        self._walks = movers(world, settings, rng.spawn(settings.users))
         self._errors = [
             PositionError(settings.position_sigma_m, settings.position_correlation_s, child)
             for child in rng.spawn(settings.users)
@@ -84,6 +87,10 @@ class Testbed:
 
     def user_name(self, index: int) -> str:
         return f"ue{index}"
+
+    def links(self) -> tuple[tuple[Link, ...], Complex]:
+        """The true paths of every user as of now, and the RIS state [M] on air. They do not change any more."""
+        return tuple(self._world.link(walk.position_m) for walk in self._walks), self._theta
 
     def measure(self, t_ns: int) -> list[Message]:
         """Uplink measurements of the block that begins: every user's effective channel, one user's whole cascade."""
@@ -126,6 +133,7 @@ class Testbed:
             )
 
     def _advance(self, seconds: float) -> None:
+        self._world.advance(seconds)
         for walk, error in zip(self._walks, self._errors, strict=True):
             walk.advance(seconds)
             error.advance(seconds)
@@ -241,3 +249,23 @@ class Testbed:
             rate_bps_hz=rate_bps_hz,
             ack=rate_bps_hz >= self.settings.rate_target_bps_hz,
         )
+
+
+def movers(world: SiteChannels, settings: TestbedSettings, rngs: Sequence[np.random.Generator]) -> list[Mover]:
+    """The users, by their tracks or walking at random; `UsageRefused` where there are more tracks than users.
+
+    Each has a generator [users] of its own, used or not, so that a track changes nothing for the others.
+    """
+    given = settings.scenario.tracks
+    if len(given) > settings.users:
+        mend = "more by --users, or leave tracks out"
+        raise UsageRefused(f"{len(given)} tracks for {settings.users} users", where="[[tracks]]", mend=mend)
+    grid, reach_m = world.bundle.positions_m, 1.5 * world.bundle.site.users.spacing_m
+    tracks = user_tracks(settings.scenario, world.bundle)
+    moving: list[Mover] = []
+    for index, rng in enumerate(rngs):
+        track = tracks[index] if index < len(tracks) else None
+        own_m_s = given[index].speed_m_s if index < len(given) else None
+        speed_m_s = settings.speed_m_s if own_m_s is None else own_m_s
+        moving.append(OnTrack(track) if track is not None else Walk(grid, reach_m, speed_m_s, rng))
+    return moving
