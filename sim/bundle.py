@@ -20,8 +20,9 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from ingest.errors import InputRefused, UsageRefused
+from sim.fidelity.settings import FidelitySettings
 from sim.paths import COLUMNS, PathTable
-from sim.site import Site, TraceSettings
+from sim.site import Site
 
 SCHEMA = "twinbeam.site-bundle/2"
 LINKS = ("bs_user", "bs_ris", "ris_user")
@@ -55,7 +56,7 @@ class SiteBundle:
     """
 
     site: Site
-    settings: TraceSettings
+    settings: FidelitySettings
     positions_m: npt.NDArray[np.float64]
     bs_user: PathTable
     bs_ris: PathTable
@@ -138,7 +139,7 @@ def load_bundle(path: Path) -> SiteBundle:
                 raise InputRefused(f"schema {schema!r} is not {SCHEMA!r}", where=where, mend="twinbeam twin build")
             bundle = SiteBundle(
                 site=Site.model_validate_json(file.attrs["site"]),
-                settings=TraceSettings.model_validate_json(file.attrs["settings"]),
+                settings=FidelitySettings.model_validate_json(file.attrs["settings"]),
                 positions_m=_read(file, "positions_m", 3),
                 bs_user=_read_table(file["bs_user"]),
                 bs_ris=_read_table(file["bs_ris"]),

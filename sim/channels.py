@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.bundle import SiteBundle
+from sim.fidelity.array_errors import element_errors
+from sim.fidelity.knobs import HardwareSettings
 from sim.paths import PathTable
 from sim.site import Panel, Ris, Site
 from sim.synthesis import (
@@ -51,16 +53,25 @@ class SiteArrays:
 
     bs_ris_paths: the one link of the first hop. `antennas` is N, `elements` M (0 without a RIS), `bs_ris` [M, N] the
     first hop at the carrier. plane_waves: leave the bend of the waves over an array out, as Sionna RT's synthetic
-    arrays do. In all methods user k stands steps_m[k] [3] from where link links[k] of its table ends.
+    arrays do. hardware: of which the mismatch of the base station's elements counts here. In all methods user k stands
+    steps_m[k] [3] from where link links[k] of its table ends.
     """
 
-    def __init__(self, site: Site, bs_ris_paths: PathTable, *, plane_waves: bool = False) -> None:
+    def __init__(
+        self,
+        site: Site,
+        bs_ris_paths: PathTable,
+        *,
+        plane_waves: bool = False,
+        hardware: HardwareSettings | None = None,
+    ) -> None:
         self.carrier_hz = site.carrier_hz
         self._wave = 2 * np.pi / site.wavelength_m
         self._plane_waves = plane_waves
         self._bs, self._ris = panel_elements(site.bs), panel_elements(site.ris)
         self.antennas = site.bs.elements
         self.elements = site.ris.elements if site.ris else 0
+        self._errors = None if hardware is None or not hardware.mismatch else element_errors(hardware, self.antennas)
         hop = bs_ris_paths
         self._hop_gain, self._hop_length_m = hop.gain, hop.length_m
         over_hop = np.zeros((hop.paths, self.elements, self.antennas), np.complex128)
@@ -68,6 +79,8 @@ class SiteArrays:
             offsets_m = [panel.element_positions_m(site.wavelength_m) for panel in (site.bs, site.ris)]
             for path in range(hop.paths):
                 over_hop[path] = self._over_hop(hop, path, *offsets_m)
+        if self._errors is not None:
+            over_hop *= self._errors
         at_carrier = self._tone_gains(hop.gain, hop.length_m, _CARRIER)[:, 0]
         self.bs_ris: Complex = np.ascontiguousarray(np.tensordot(at_carrier, over_hop, 1))
         # [M, Q N], so that one product takes all paths of the first hop
@@ -84,7 +97,16 @@ class SiteArrays:
 
     def response(self, directions: Real) -> Complex:
         """Phases of the base station's antennas towards unit vectors [L, 3]. Shape [L, N]."""
-        return self._steered(directions, np.zeros(len(directions)), self._bs, self.antennas)
+        found = self._steered(directions, np.zeros(len(directions)), self._bs, self.antennas)
+        return found if self._errors is None else found * self._errors
+
+    def per_path(self, bs_user: PathTable, tones_hz: Real) -> tuple[Complex, Complex]:
+        """Every path of a table on its own: phases [L, N] of the base station's antennas, coefficients [L, S] on tones.
+
+        h of a link on tone s is the sum of their products over its paths.
+        """
+        at_rest, paths = np.zeros(3), slice(0, bs_user.paths)
+        return self._carried(bs_user, paths, at_rest, self._bs, self.antennas, tones_hz)
 
     def direct(self, bs_user: PathTable, links: Index, steps_m: Real) -> Complex:
         """h [K, N] from the base station at the carrier."""
@@ -101,7 +123,10 @@ class SiteArrays:
     def add_direct(self, bs_user: PathTable, links: Index, steps_m: Real, weights: Real, out: Complex) -> None:
         """Add weights [K] times h to out [K, N]."""
         table, plane = bs_user, self._plane_waves
-        sum_links(table.columns, table.offsets, links, steps_m, weights, self.carrier_hz, plane, self._bs, out)
+        into = out if self._errors is None else np.zeros_like(out)
+        sum_links(table.columns, table.offsets, links, steps_m, weights, self.carrier_hz, plane, self._bs, into)
+        if self._errors is not None:
+            out += into * self._errors
 
     def add_over_ris(self, ris_user: PathTable, links: Index, steps_m: Real, weights: Real, out: Complex) -> None:
         """Add weights [K] times g to out [K, M]."""
@@ -119,9 +144,10 @@ class SiteArrays:
         """h [K, N, S] from the base station; tones_hz [S] are offsets from the carrier."""
         out = np.empty((len(links), self.antennas, len(tones_hz)), np.complex128)
         for user, (link, step_m) in enumerate(zip(links, steps_m, strict=True)):
-            leaving, on_tones = self._carried(bs_user, int(link), step_m, self._bs, self.antennas, tones_hz)
+            rows = bs_user.rows(int(link))
+            leaving, on_tones = self._carried(bs_user, rows, step_m, self._bs, self.antennas, tones_hz)
             out[user] = leaving.T @ on_tones
-        return out
+        return out if self._errors is None else out * self._errors[:, None]
 
     def effective_cfr(
         self, bs_user: PathTable, ris_user: PathTable, links: Index, steps_m: Real, theta: Complex, tones_hz: Real
@@ -131,7 +157,8 @@ class SiteArrays:
         if self.elements:
             first = self._tone_gains(self._hop_gain, self._hop_length_m, tones_hz)
             for user, (link, step_m) in enumerate(zip(links, steps_m, strict=True)):
-                leaving, second = self._carried(ris_user, int(link), step_m, self._ris, self.elements, tones_hz)
+                rows = ris_user.rows(int(link))
+                leaving, second = self._carried(ris_user, rows, step_m, self._ris, self.elements, tones_hz)
                 # Delays of the two hops add up, so each path of the first hop goes with each of the second.
                 coupling = ((leaving * np.asarray(theta)) @ self._hop).reshape(len(leaving), len(first), self.antennas)
                 per_hop = coupling.transpose(1, 2, 0) @ second
@@ -166,10 +193,9 @@ class SiteArrays:
         return np.array(flat).reshape(directions.shape[:-1])
 
     def _carried(
-        self, table: PathTable, link: int, step_m: Real, elements: Elements, count: int, tones_hz: Real
+        self, table: PathTable, rows: slice, step_m: Real, elements: Elements, count: int, tones_hz: Real
     ) -> tuple[Complex, Complex]:
-        """A panel's responses [L, count] to a link's paths, carried `step_m` on, and their gains on tones [L, S]."""
-        rows = table.rows(link)
+        """A panel's responses [L, count] to some paths, carried `step_m` on, and their gains on tones [L, S]."""
         paths = rows.stop - rows.start
         gain, length_m, far_m = np.empty(paths, np.complex128), np.empty(paths), np.empty(paths)
         departure = np.empty((paths, 3))
@@ -198,7 +224,8 @@ class SiteChannels:
 
     def __init__(self, bundle: SiteBundle, *, plane_waves: bool = False) -> None:
         self.bundle = bundle
-        self.arrays = SiteArrays(bundle.site, bundle.bs_ris, plane_waves=plane_waves)
+        hardware = bundle.settings.hardware
+        self.arrays = SiteArrays(bundle.site, bundle.bs_ris, plane_waves=plane_waves, hardware=hardware)
         self.carrier_hz = self.arrays.carrier_hz
         self.antennas, self.elements, self.bs_ris = self.arrays.antennas, self.arrays.elements, self.arrays.bs_ris
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from ingest.errors import InputRefused, TwinbeamError, UsageRefused
+from sim.fidelity.settings import FidelitySettings
 from sim.materials import THICKNESS_M
 from sim.meshes import Mesh, joined, read_ply, write_ply
-from sim.site import Site, TraceSettings
+from sim.site import Site
+from sim.trace_settings import Material, TraceSettings
 
 _FLAT_M = 0.01
 """What is no thicker is a sheet of ground, not a body."""
@@ -40,26 +42,26 @@ class OwnScene:
 def load_scene(
     rt: Any, site: Site, folder: Path, *, world: bool, settings: TraceSettings | None = None, check: bool = True
 ) -> Any:
-    """The site's scene in Sionna RT, ready to trace: materials, their overrides, carrier and scattering are set.
+    """The site's scene in Sionna RT, ready to trace: buildings, materials, their overrides, carrier and scattering.
 
     rt: the `sionna.rt` module. folder: where the scene's relative path starts from. world: with the site's
-    `world_materials` on top of its `materials`, and the scattering of its `[world]`. settings: instead of the site's
-    own. check: refuse what stands in walls or looks away. Raises `UsageRefused` or `InputRefused` where the scene, or
-    what stands in it, cannot serve.
+    `world_materials` on top of its `materials`, and the knobs of its `[world]`. settings: instead of the site's own.
+    check: refuse what stands in walls or looks away. Raises `UsageRefused` or `InputRefused` where the scene, or what
+    stands in it, cannot serve.
     """
+    from sim.fidelity.scene_geometry import apply_to_scene
     from sim.site_checks import check_site, closed_bodies
 
+    knobs = FidelitySettings.of(settings or (site.world if world else site.twin))
     own = own_scene(site, folder)
     with TemporaryDirectory(prefix="twinbeam-scene-") as cache:
         file = _scene_file(rt, site, folder) if own is None else write_scene(own.surfaces, Path(cache))
         scene = _opened(rt, file, site)
-    _apply_materials(scene, site, world)
-    scattering = (settings or (site.world if world else site.twin)).scattering
-    if scattering:
-        for material in scene.radio_materials.values():
-            material.scattering_coefficient = scattering
+    apply_to_scene(rt, scene, knobs.geometry)
+    _apply_materials(rt, scene, site, world, knobs)
     if check:
-        check_site(site, closed_bodies(scene_meshes(scene)) if own is None else own.bodies)
+        as_drawn = own is not None and not knobs.geometry.changes
+        check_site(site, own.bodies if own is not None and as_drawn else closed_bodies(scene_meshes(scene)))
     return scene
 
 
@@ -191,13 +193,35 @@ def _opened(rt: Any, file: Path, site: Site) -> Any:
     return scene
 
 
-def _apply_materials(scene: Any, site: Site, world: bool) -> None:
-    """The site's overrides of the scene's materials."""
-    known = scene.radio_materials
-    for name, material in {**site.materials, **(site.world_materials if world else {})}.items():
+def _apply_materials(rt: Any, scene: Any, site: Site, world: bool, knobs: FidelitySettings) -> None:
+    """One material for all buildings, the site's overrides of materials, the knobs' on top of them, and rough walls."""
+    drawn = dict(scene.radio_materials)
+    if knobs.building_material is not None:  # first: to set the carrier for it takes overrides back
+        _build_of(rt, scene, site, knobs.building_material, knobs.geometry.fixed)
+    _override(drawn, {**site.materials, **(site.world_materials if world else {})}, site.name)
+    used = {thing.radio_material.name: thing.radio_material for thing in scene.objects.values()}
+    _override(used, knobs.materials, f"{site.name} [{'world' if world else 'twin'}.materials]")
+    if knobs.scattering:
+        for material in scene.radio_materials.values():
+            material.scattering_coefficient = knobs.scattering
+
+
+def _build_of(rt: Any, scene: Any, site: Site, material: str, fixed: Sequence[str]) -> None:
+    from sim.fidelity.scene_geometry import set_building_material
+
+    try:
+        set_building_material(rt, scene, material, fixed)
+    except ValueError as error:
+        where = f"{site.name} building_material"
+        raise UsageRefused(f"{error} {site.carrier_hz:g} Hz", where=where, mend="another material") from None
+
+
+def _override(known: Mapping[str, Any], overrides: Mapping[str, Material], where: str) -> None:
+    """Give materials other permittivities and conductivities; `UsageRefused` for those that are not known."""
+    for name, material in overrides.items():
         if name not in known:
             mend = "the scene has " + ", ".join(sorted(known))
-            raise UsageRefused(f"no material '{name}' in the scene", where=site.name, mend=mend)
+            raise UsageRefused(f"no material '{name}' in the scene", where=where, mend=mend)
         if material.relative_permittivity is not None:
             known[name].relative_permittivity = material.relative_permittivity
         if material.conductivity_s_m is not None:

@@ -14,24 +14,24 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ingest.errors import UsageRefused
 from ingest.settings_file import read_toml, validated
+from sim.fidelity.knobs import Metres as Metres
+from sim.fidelity.knobs import PositionSettings, Table
+from sim.fidelity.knobs import Vector as Point
+from sim.fidelity.settings import FidelitySettings
 from sim.materials import ITU_MATERIALS, PRESETS, Preset, Surfaces
+from sim.trace_settings import Material as Material
+from sim.trace_settings import TraceSettings as TraceSettings
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 Degrees = Annotated[float, Field(ge=-1e6, le=1e6)]
-Metres = Annotated[float, Field(ge=-1e6, le=1e6)]
-Point = tuple[Metres, Metres, Metres]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Mount(_Table):
+class Mount(Table):
     """Where something stands and where it looks."""
 
     position_m: Point
@@ -76,7 +76,7 @@ class BaseStation(Panel):
     field_of_view_deg: Annotated[float, Field(gt=0, le=360)] = 360.0
 
     def sees(self, directions: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
-        """Which unit vectors [L, 3] from the array lie in its field of view. Shape [L]."""
+        """Which unit vectors [L, 3] from the array lie in its field of view (paper P5, section VII-D). Shape [L]."""
         if self.field_of_view_deg == 360.0:
             return np.ones(len(directions), np.bool_)
         cosine = np.clip(directions @ self.rotation()[:, 0], -1.0, 1.0)
@@ -109,7 +109,7 @@ class Ris(Panel):
         return float(4 * np.pi * self.spacing_wavelengths**2)
 
 
-class UserArea(_Table):
+class UserArea(Table):
     """The grid of user positions: outdoor points of a rectangle, `spacing_m` apart, `height_m` over its ground.
 
     places_m: more positions (x, y), each of which has to be outdoors.
@@ -145,35 +145,11 @@ class UserArea(_Table):
         return np.column_stack([flat_m, np.full(len(flat_m), self.height_m)])
 
 
-class TraceSettings(_Table):
-    """How faithfully paths are traced; the twin and the world differ in nothing else.
-
-    max_paths: of a link, the strongest. floor_db: paths so far below the strongest of their link are left out.
-    """
-
-    max_depth: Annotated[int, Field(ge=0, le=10)] = 2
-    samples: Annotated[int, Field(ge=1000, le=10**8)] = 10**6
-    diffraction: bool = False
-    scattering: Annotated[float, Field(ge=0, le=1)] = 0.0
-    scattering_samples: Annotated[int, Field(ge=100, le=10**7)] = 10_000
-    refraction: bool = False
-    max_paths: Annotated[int, Field(ge=1, le=1000)] = 16
-    floor_db: Annotated[float, Field(le=0, ge=-300)] = -50.0
-    seed: Annotated[int, Field(ge=1)] = 1
-
-
 _WORLD = {"max_depth": 5, "diffraction": True, "scattering": 0.3, "max_paths": 32}
 """What the world has that the twin leaves out, unless its table says otherwise."""
 
 
-class Material(_Table):
-    """Overrides of a scene material; what is left out stays as the scene has it."""
-
-    relative_permittivity: Annotated[float, Field(ge=1)] | None = None
-    conductivity_s_m: Annotated[float, Field(ge=0)] | None = None
-
-
-class Geo(_Table):
+class Geo(Table):
     """How a GeoJSON scene's footprints become buildings.
 
     coordinates: longitude and latitude in degrees (RFC 7946), or metres, x east, y north. origin: where the site's
@@ -188,7 +164,7 @@ class Geo(_Table):
     ground_margin_m: Annotated[float, Field(ge=0, le=10_000)] = 100.0
 
 
-class SurfaceMaterials(_Table):
+class SurfaceMaterials(Table):
     """What surfaces of a GeoJSON or PLY scene are made of instead of what the preset says.
 
     tags: material names for values of the properties `building:material` and `roof:material`.
@@ -197,7 +173,7 @@ class SurfaceMaterials(_Table):
     ground: str | None = None
     wall: str | None = None
     roof: str | None = None
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> SurfaceMaterials:
@@ -207,7 +183,7 @@ class SurfaceMaterials(_Table):
         return self
 
 
-class Site(_Table):
+class Site(Table):
     """A whole site file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -216,10 +192,10 @@ class Site(_Table):
     bs: BaseStation
     ris: Ris | None = None
     users: UserArea
-    twin: TraceSettings = TraceSettings()
-    world: TraceSettings = TraceSettings.model_validate(_WORLD)
-    materials: dict[str, Material] = {}
-    world_materials: dict[str, Material] = {}
+    twin: FidelitySettings = FidelitySettings()
+    world: FidelitySettings = FidelitySettings.model_validate(_WORLD)
+    materials: dict[str, Material] = Field(default_factory=dict)
+    world_materials: dict[str, Material] = Field(default_factory=dict)
     geo: Geo = Geo()
     material_preset: Preset = "MC1"
     surfaces: SurfaceMaterials = SurfaceMaterials()
@@ -228,6 +204,21 @@ class Site(_Table):
     @classmethod
     def _beyond_the_twin(cls, given: Any) -> Any:
         return {**_WORLD, **given} if isinstance(given, dict) else given
+
+    @field_validator("twin", "world", mode="before")
+    @classmethod
+    def _with_all_knobs(cls, given: Any) -> Any:
+        return FidelitySettings.of(given) if isinstance(given, TraceSettings) else given
+
+    @field_validator("twin")
+    @classmethod
+    def _foretells_channels(cls, twin: FidelitySettings) -> FidelitySettings:
+        """What a twin would not obey is refused."""
+        if names := twin.hardware.on_signals:
+            raise ValueError(f"hardware.{names[0]} acts on signals; a twin has none, only [world] does")
+        if twin.position.correlation_s != PositionSettings().correlation_s:
+            raise ValueError("position.correlation_s acts over time; a twin's error stays, only that of [world] drifts")
+        return twin
 
     @property
     def wavelength_m(self) -> float:

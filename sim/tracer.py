@@ -17,11 +17,16 @@ import numpy.typing as npt
 
 from ingest.errors import TwinbeamError, UsageRefused
 from sim.bundle import SiteBundle
+from sim.fidelity.doubles import without_doubles
+from sim.fidelity.foliage import path_amplitudes
+from sim.fidelity.position import misplaced
+from sim.fidelity.settings import FidelitySettings
 from sim.llvm import choose_libllvm
 from sim.paths import DIFFUSE, PathTable, empty_table, joined, merged, strongest, within
 from sim.scene_loading import load_scene
-from sim.site import BaseStation, Mount, Site, TraceSettings
-from sim.traced_links import paths_to_table
+from sim.site import BaseStation, Mount, Site
+from sim.trace_settings import TraceSettings
+from sim.traced_links import Losses, paths_to_table
 
 BATCH = 64
 """Receivers traced at once where there are many."""
@@ -32,6 +37,9 @@ _MAX_PATHS = 1_000_000
 _GROUND_M = 0.5
 """A grid point is outdoors where nothing is above the ground by more than this."""
 
+_REPEATS = 8
+"""A path and its repeats, at most: so many more are kept until the repeats are taken out."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -40,9 +48,10 @@ def trace_site(
 ) -> SiteBundle:
     """All paths of `site` for every outdoor point of its user grid.
 
-    world: apply the site's `world_materials` on top of its `materials`. folder: where a scene's relative path starts
-    from. progress(done, total) is called after every batch. Raises `TwinbeamError` (libLLVM or Sionna RT missing) or
-    `UsageRefused` (the scene cannot serve).
+    world: apply the site's `world_materials` on top of its `materials`, and let positions be true: the testbed errs
+    about those of the world's users by itself. folder: where a scene's relative path starts from. progress(done, total)
+    is called after every batch. Raises `TwinbeamError` (libLLVM or Sionna RT missing) or `UsageRefused` (the scene
+    cannot serve).
     """
     scene = SceneTracer.load(site, settings, world, folder)
     users = scene.outdoor(site.users.grid_m())
@@ -60,15 +69,16 @@ def trace_site(
         ris_user = scene.trace(site.ris, "iso", users, lambda done: report(len(users) + done, links * len(users)))
     if bs_user.paths + ris_user.paths == 0:
         raise UsageRefused("no path reaches any user", where=site.name, mend="move the base station or [users]")
-    return SiteBundle(
+    bundle = SiteBundle(
         site=site,
-        settings=settings,
+        settings=scene.settings,
         positions_m=users,
         bs_user=bs_user,
         bs_ris=bs_ris,
         ris_user=ris_user,
         made_with={name: version(name) for name in ("sionna-rt", "mitsuba", "drjit")},
     )
+    return bundle if world else misplaced(bundle, scene.settings.position)
 
 
 @dataclass
@@ -81,15 +91,15 @@ class SceneTracer:
     rt: Any
     scene: Any
     solver: Any
-    settings: TraceSettings
+    settings: FidelitySettings
     batch: int = BATCH
 
     @classmethod
     def load(cls, site: Site, settings: TraceSettings, world: bool, folder: Path, batch: int = BATCH) -> SceneTracer:
         """The scene of a site file in `folder`. Raises as `trace_site` does."""
-        rt = _import_rt()
-        scene = load_scene(rt, site, folder, world=world, settings=settings)
-        return cls(rt, scene, rt.PathSolver(deterministic=True), settings, batch)
+        rt, knobs = _import_rt(), FidelitySettings.of(settings)
+        scene = load_scene(rt, site, folder, world=world, settings=knobs)
+        return cls(rt, scene, rt.PathSolver(deterministic=True), knobs, batch)
 
     def outdoor(self, grid_m: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The grid points with nothing but ground below the sky, lifted by the ground's height. [users, 3]."""
@@ -115,8 +125,8 @@ class SceneTracer:
         done: Callable[[int], None] = lambda done: None,
     ) -> PathTable:
         """Paths from one antenna at `transmitter` to isotropic antennas at `receivers_m` [R, 3]."""
-        self.scene.tx_array = self._antenna(pattern)
-        self.scene.rx_array = self._antenna("iso")
+        self.scene.tx_array = self.antenna(pattern)
+        self.scene.rx_array = self.antenna("iso")
         orientation = [float(np.radians(angle)) for angle in (transmitter.yaw_deg, transmitter.pitch_deg, 0.0)]
         self.scene.add(self.rt.Transmitter("tx", [float(x) for x in transmitter.position_m], orientation=orientation))
         tables = []
@@ -124,10 +134,15 @@ class SceneTracer:
             tables.append(self._trace_batch(receivers_m[start : start + self.batch]))
             done(min(start + self.batch, len(receivers_m)))
         self.scene.remove("tx")
-        table = joined(tables)
-        return within(table, transmitter.sees(table.departure)) if isinstance(transmitter, BaseStation) else table
+        table, opening_deg = joined(tables), self.settings.hardware.field_of_view_deg
+        if not isinstance(transmitter, BaseStation):
+            return table
+        if opening_deg is not None:
+            transmitter = transmitter.model_copy(update={"field_of_view_deg": opening_deg})
+        return within(table, transmitter.sees(table.departure))
 
-    def _antenna(self, pattern: str) -> Any:
+    def antenna(self, pattern: str) -> Any:
+        """A single antenna of Sionna RT's `pattern`."""
         return self.rt.PlanarArray(num_rows=1, num_cols=1, pattern=pattern, polarization="V")
 
     def _trace_batch(self, receivers_m: npt.NDArray[np.float64]) -> PathTable:
@@ -136,16 +151,28 @@ class SceneTracer:
         for index, position in enumerate(padded):
             self.scene.add(self.rt.Receiver(f"rx{index}", [float(x) for x in position]))
         settings, count = self.settings, len(receivers_m)
+        losses, repeated = self._losses(), settings.without_repeats
+        some = settings.max_paths * (_REPEATS if repeated else 1)
         solved = self._solve(settings.samples, los=True, diffraction=settings.diffraction)
-        found = paths_to_table(solved, count, settings.max_paths)
+        found = paths_to_table(solved, count, some, losses=losses)
+        if repeated:
+            found = without_doubles(found)
         if settings.scattering:
             # On its own: rough walls yield so many paths that in one pass they would crowd out the others.
             scattered = self._solve(settings.scattering_samples, los=False, diffuse_reflection=True)
-            found = merged(found, paths_to_table(scattered, count, settings.max_paths, wanted=DIFFUSE))
+            found = merged(found, paths_to_table(scattered, count, settings.max_paths, DIFFUSE, losses))
         for index in range(len(padded)):
             self.scene.remove(f"rx{index}")
         _give_back_memory()
         return strongest(found, settings.max_paths, settings.floor_db)
+
+    def _losses(self) -> Losses | None:
+        """What trees take of paths."""
+        foliage = self.settings.foliage
+        if not foliage.trees:
+            return None
+        carrier_hz = float(np.array(self.scene.frequency).item())
+        return lambda points_m: path_amplitudes(points_m, foliage, carrier_hz)
 
     def _solve(self, samples: int, **interactions: bool) -> Any:
         """All paths to the receivers; `TwinbeamError` where the solver had to leave some out."""

@@ -24,7 +24,7 @@ _MEANINGS = {
     "cfr": ("channel from each antenna on each tone", "sample, antenna, tone"),
     "cir": ("channel taps from each antenna", "sample, antenna, tap"),
     "cascade": ("[h ; diag(g) H_br] at the carrier", "sample, 1 + RIS element, antenna"),
-    "position_m": ("where the user stands", "sample, x y z"),
+    "position_m": ("where the user stands, or is said to", "sample, x y z"),
     "paths": ("paths from base station to user; with 0 its channels are 0", "sample"),
     "los": ("1 with a line of sight", "sample"),
     "delay_s": ("delay of the earliest path, NaN without", "sample"),

@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ingest.errors import TwinbeamError, UsageRefused
 from ingest.settings_file import read_toml, validated
 from sim.datasets.scene_files import scene_digest
-from sim.site import Site, TraceSettings, load_site, site_path
+from sim.fidelity.knobs import PositionSettings
+from sim.fidelity.settings import FidelitySettings
+from sim.site import Site, load_site, site_path
 
 BATCH = 64
 """Samples traced together. What the tracer finds may depend on who shares a batch, so batches never change."""
@@ -116,7 +118,7 @@ class Plan:
 
     spec: DatasetSpec
     site: Site
-    settings: TraceSettings
+    settings: FidelitySettings
     folder: Path
     scene_sha256: str
     made_with: dict[str, str]
@@ -159,7 +161,8 @@ def load_plan(path: Path) -> Plan:
     site_file = _site_file(spec.site, path.parent)
     site = load_site(site_file)
     base = site.world if spec.trace.like == "world" else site.twin
-    settings = validated(TraceSettings, {**base.model_dump(), **(spec.trace.model_extra or {})}, f"{path} [trace]")
+    settings = validated(FidelitySettings, {**base.model_dump(), **(spec.trace.model_extra or {})}, f"{path} [trace]")
+    _refuse_unused(settings, f"{path} [trace]")
     folder = site_file.parent.resolve()
     plan = Plan(spec, site, settings, folder, scene_digest(site.scene, folder), installed_versions())
     if spec.cascade is not None and site.ris is None:
@@ -168,6 +171,14 @@ def load_plan(path: Path) -> Plan:
     if size > _LARGEST_SHARD_BYTES:
         raise UsageRefused(f"shards of {size / 1e9:.1f} GB", where=str(path), mend="a smaller shard_samples")
     return plan
+
+
+def _refuse_unused(settings: FidelitySettings, where: str) -> None:
+    """A set holds channels of a moment: what acts on signals or over time would not be obeyed."""
+    if names := settings.hardware.on_signals:
+        raise UsageRefused(f"hardware.{names[0]} acts on signals, not on channels", where=where, mend="leave it out")
+    if settings.position.correlation_s != PositionSettings().correlation_s:
+        raise UsageRefused("position.correlation_s acts over time", where=where, mend="leave it out")
 
 
 def _site_file(name: str, beside: Path) -> Path:

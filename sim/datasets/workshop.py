@@ -19,6 +19,7 @@ from sim.datasets.positions import PositionDraw
 from sim.datasets.scene_files import scene_digest
 from sim.datasets.shaping import as_taps, earliest_s, on_tones, path_responses
 from sim.datasets.spec import BATCH, Plan, installed_versions
+from sim.fidelity.position import position_offsets_m
 from sim.paths import PathTable, empty_table
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -102,7 +103,7 @@ class _Maker:
             if hop.paths == 0:
                 text = "no path from base station to RIS"
                 raise UsageRefused(text, where=site.name, mend="move the RIS into view, or leave [cascade] out")
-        self._arrays = SiteArrays(site, hop)
+        self._arrays = SiteArrays(site, hop, hardware=plan.settings.hardware)
 
     def make(self, batch: int) -> Made:
         """The arrays of batch number `batch`, always of `BATCH` samples."""
@@ -115,7 +116,7 @@ class _Maker:
             ris_user = self._scene.trace(plan.site.ris, "iso", positions_m)
         trace_s = perf_counter() - begun
         arrays = self._channels(bs_user, ris_user) | {
-            "position_m": positions_m.astype("<f8"),
+            "position_m": self._told(batch, positions_m).astype("<f8"),
             "paths": np.diff(bs_user.offsets).astype("<i4"),
             "los": _in_sight(bs_user),
             "delay_s": earliest_s(bs_user).astype("<f8"),
@@ -125,6 +126,12 @@ class _Maker:
                 "<i8"
             )
         return Made(batch, arrays, trace_s)
+
+    def _told(self, batch: int, positions_m: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Where users are said to stand."""
+        position = self._plan.settings.position
+        rng = np.random.default_rng(position.seed if position.common else [position.seed, batch])
+        return positions_m + position_offsets_m(position, len(positions_m), rng)
 
     def _traced_from_bs(self, receivers_m: npt.NDArray[np.float64]) -> PathTable:
         bs = self._plan.site.bs

@@ -17,7 +17,7 @@ Complex = npt.NDArray[np.complex128]
 class Hardware:
     """An array of `elements` antennas with their chains. What it does is a function of settings and `rng` alone.
 
-    rng: by default one seeded with `settings.seed`. The field of view is cut from paths beforehand (`cut_to_view`).
+    rng: by default one seeded with `settings.seed`. The field of view is cut from paths by the tracer.
     """
 
     def __init__(self, settings: HardwareSettings, elements: int, rng: np.random.Generator | None = None) -> None:

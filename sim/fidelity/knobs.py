@@ -51,6 +51,11 @@ class GeometrySettings(Table):
         """Whether any building may move."""
         return any(self.shift_m) or self.shift_sigma_m > 0 or self.shift_length_m > 0
 
+    @property
+    def changes(self) -> bool:
+        """Whether any building is not as the scene has it."""
+        return self.shifts or self.reconstruction is not None
+
 
 class Tree(Table):
     """The crown of a tree, or a wood: a box or an ellipsoid with full extents `size_m`, turned by `yaw_deg`."""
@@ -120,7 +125,24 @@ class HardwareSettings(Table):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
 
     @model_validator(mode="after")
-    def _loading_of_something(self) -> HardwareSettings:
+    def _of_something(self) -> HardwareSettings:
         if self.adc_loading_db is not None and self.adc_bits is None:
             raise ValueError("adc_loading_db without adc_bits")
+        if self.own_oscillators and not self.linewidth_hz:
+            raise ValueError("own_oscillators without linewidth_hz")
         return self
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether elements differ from each other."""
+        return self.mismatch_gain_db > 0 or self.mismatch_phase_deg > 0
+
+    @property
+    def on_signals(self) -> list[str]:
+        """Knobs turned that act on signals, or over time, and not on a channel."""
+        turned = {
+            "linewidth_hz": self.linewidth_hz > 0,
+            "amplifier": self.amplifier is not None,
+            "adc_bits": self.adc_bits is not None,
+        }
+        return [name for name, on in turned.items() if on]

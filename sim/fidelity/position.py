@@ -31,5 +31,7 @@ def position_offsets_m(settings: PositionSettings, users: int, rng: np.random.Ge
 
 def misplaced(bundle: SiteBundle, settings: PositionSettings, rng: np.random.Generator | None = None) -> SiteBundle:
     """The bundle with every grid point said to be elsewhere than it was traced; paths stay what they are."""
+    if not settings.sigma_m:
+        return bundle
     offsets = position_offsets_m(settings, len(bundle.positions_m), rng)
     return replace(bundle, positions_m=bundle.positions_m + offsets)

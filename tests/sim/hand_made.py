@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.bundle import SiteBundle
+from sim.fidelity.settings import FidelitySettings
 from sim.paths import PathTable
-from sim.site import BaseStation, Ris, Site, TraceSettings, UserArea
+from sim.site import BaseStation, Ris, Site, UserArea
 
 Real = npt.NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def random_bundle(rng: np.random.Generator, *, ris: bool = True) -> SiteBundle:
     none = [0] * len(positions_m)
     return SiteBundle(
         site=site,
-        settings=TraceSettings(),
+        settings=FidelitySettings(),
         positions_m=positions_m,
         bs_user=random_table(rng, counts),
         bs_ris=random_table(rng, [3] if ris else [0]),
@@ -108,7 +109,7 @@ def free_space_bundle(*, ris: bool = True, facing: bool = True) -> SiteBundle:
     empty = random_table(np.random.default_rng(0), [0] * len(positions_m))
     return SiteBundle(
         site=site,
-        settings=TraceSettings(),
+        settings=FidelitySettings(),
         positions_m=positions_m,
         bs_user=line_of_sight(bs_m, positions_m, wavelength_m),
         bs_ris=line_of_sight(bs_m, ris_m[None], wavelength_m) if ris else replace(empty, offsets=np.zeros(2, np.int64)),

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from ingest.errors import UsageRefused
 from ingest.settings_file import validated
+from sim.fidelity.settings import FidelitySettings
 from sim.site import (
     BaseStation,
     Geo,
@@ -22,13 +23,13 @@ from sim.site import (
     Ris,
     Site,
     SurfaceMaterials,
-    TraceSettings,
     UserArea,
     load_site,
     site_digest,
     site_path,
     sites_folder,
 )
+from sim.trace_settings import TraceSettings
 
 ANGLES = st.floats(-720, 720)
 MOUNTS = st.builds(Mount, position_m=st.just((0.0, 0.0, 0.0)), yaw_deg=ANGLES, pitch_deg=ANGLES)
@@ -104,15 +105,15 @@ def test_a_file_is_read_to_the_letter(tmp_path: Path) -> None:
     site = load_site(path)
     assert site == validated(Site, tables(), "")
     assert site.bs.elements == 8
-    assert site.twin == TraceSettings()
-    assert site.world == TraceSettings(max_depth=5, diffraction=True, scattering=0.3, max_paths=32)
+    assert site.twin == FidelitySettings()
+    assert site.world == FidelitySettings(max_depth=5, diffraction=True, scattering=0.3, max_paths=32)
     assert site.materials == {"concrete": Material(relative_permittivity=5.3)}
     assert site.wavelength_m == 299_792_458.0 / 3.5e9
 
 
 def test_a_world_keeps_what_its_table_does_not_say() -> None:
     world = validated(Site, changed("world.seed", 7), "").world
-    assert world == TraceSettings(max_depth=5, diffraction=True, scattering=0.3, max_paths=32, seed=7)
+    assert world == FidelitySettings(max_depth=5, diffraction=True, scattering=0.3, max_paths=32, seed=7)
     assert not validated(Site, changed("world.diffraction", False), "").world.diffraction
 
 
@@ -123,8 +124,8 @@ def every_key() -> list[tuple[str, str]]:
         "bs": BaseStation,
         "ris": Ris,
         "users": UserArea,
-        "twin": TraceSettings,
-        "world": TraceSettings,
+        "twin": FidelitySettings,
+        "world": FidelitySettings,
         "geo": Geo,
         "surfaces": SurfaceMaterials,
     }
@@ -336,6 +337,32 @@ def test_a_digest_tells_sites_apart() -> None:
     site = validated(Site, tables(), "")
     assert site_digest(site) == site_digest(validated(Site, tables(), ""))
     assert site_digest(site) != site_digest(validated(Site, changed("bs.rows", 3), ""))
+
+
+def test_knobs_that_are_off_leave_a_site_s_text_and_digest_as_they_were_before_there_were_any() -> None:
+    site = validated(Site, tables(), "")
+    knobs = set(FidelitySettings.model_fields) - set(TraceSettings.model_fields)
+    for table in (site.twin, site.world):
+        assert knobs.isdisjoint(table.model_dump())
+        assert set(table.model_dump()) == set(TraceSettings.model_fields)
+    turned = validated(Site, changed("twin.foliage", {"trees": [{"middle_m": [0, 0, 5], "size_m": [4, 4, 6]}]}), "")
+    assert "foliage" in turned.model_dump()["twin"]
+    assert site_digest(turned) != site_digest(site)
+    assert Site.model_validate_json(turned.model_dump_json()) == turned
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("twin.hardware", {"linewidth_hz": 100.0}, "linewidth_hz acts on signals"),
+        ("twin.hardware", {"amplifier": {}}, "amplifier acts on signals"),
+        ("twin.hardware", {"adc_bits": 4}, "adc_bits acts on signals"),
+        ("twin.position", {"sigma_m": 1.0, "correlation_s": 9.0}, "correlation_s acts over time"),
+    ],
+)
+def test_a_twin_refuses_knobs_that_it_would_not_obey(key: str, value: Any, told: str) -> None:
+    assert told in refused(changed(key, value))
+    validated(Site, changed(key.replace("twin", "world"), value), "")
 
 
 def test_munich_loads() -> None:

@@ -11,13 +11,13 @@ from scipy.special import erfc
 
 from ingest.errors import UsageRefused
 from sim.fidelity.amplifier import am_am, am_pm_rad, amplified, error_vector_magnitude
-from sim.fidelity.array_errors import cut_to_view, element_errors, in_view
+from sim.fidelity.array_errors import element_errors
 from sim.fidelity.converter import best_full_scale, gaussian_distortion, quantised
 from sim.fidelity.hardware import Hardware
 from sim.fidelity.knobs import AmplifierSettings, HardwareSettings
 from sim.fidelity.phase_noise import PhaseNoise
-from sim.site import Mount
-from tests.sim.hand_made import random_directions, random_table
+from sim.site import BaseStation
+from tests.sim.hand_made import random_directions
 
 Complex = npt.NDArray[np.complex128]
 
@@ -31,26 +31,13 @@ def gaussian(rng: np.random.Generator, *shape: int) -> Complex:
 
 
 def test_half_of_all_directions_lie_in_front() -> None:
-    mount = Mount(position_m=(0.0, 0.0, 10.0), yaw_deg=30.0, pitch_deg=10.0)
+    array = BaseStation(position_m=(0.0, 0.0, 10.0), yaw_deg=30.0, pitch_deg=10.0, field_of_view_deg=180.0)
     directions = random_directions(np.random.default_rng(0), 2000)
-    np.testing.assert_array_equal(in_view(directions, mount, 180.0), directions @ mount.rotation()[:, 0] >= 0)
-    assert in_view(directions, mount, 360.0).all()
+    np.testing.assert_array_equal(array.sees(directions), directions @ array.rotation()[:, 0] >= 0)
+    assert array.model_copy(update={"field_of_view_deg": 360.0}).sees(directions).all()
     # A cone of half angle a covers (1 - cos a) / 2 of the sphere.
-    assert in_view(directions, mount, 140.0).mean() == pytest.approx((1 - np.cos(np.radians(70))) / 2, abs=0.03)
-
-
-def test_paths_out_of_view_are_cut_and_the_rest_keep_their_links() -> None:
-    table = random_table(np.random.default_rng(1), [5, 0, 7, 3, 4])
-    mount = Mount(position_m=(0.0, 0.0, 0.0), yaw_deg=-60.0)
-    cut = cut_to_view(table, mount, HardwareSettings(field_of_view_deg=170.0))
-    boresight = mount.rotation()[:, 0]
-    assert 0 < cut.paths < table.paths
-    for link in range(table.links):
-        rows = table.rows(link)
-        seen = np.degrees(np.arccos(table.departure[rows] @ boresight)) <= 85.0
-        np.testing.assert_array_equal(cut.gain[cut.rows(link)], table.gain[rows][seen])
-        np.testing.assert_array_equal(cut.departure[cut.rows(link)], table.departure[rows][seen])
-    assert cut_to_view(table, mount, HardwareSettings()) is table
+    narrow = array.model_copy(update={"field_of_view_deg": 140.0})
+    assert narrow.sees(directions).mean() == pytest.approx((1 - np.cos(np.radians(70))) / 2, abs=0.03)
 
 
 def test_mismatch_has_its_spread_and_costs_a_beam_what_ruze_says() -> None:
