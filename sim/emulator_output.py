@@ -166,12 +166,17 @@ def push(peers: Sequence[EmulatorPeer], cfr: Complex, sigma_scaling: float, sigm
     configs = [peer.config() for peer in peers]
     if len(peers) != len(cfr) or len(set(configs)) > 1:
         raise ValueError(f"{len(cfr)} rows for {len(peers)} emulators of {len(set(configs))} kinds")
-    first = first_path(_responses(cfr)) if len(cfr) else 0
+    first = first_delay(cfr) if len(cfr) else 0
     requests = [
         cir_request(config, row, sigma_scaling, sigma_max, first) for config, row in zip(configs, cfr, strict=True)
     ]
     for peer, request in zip(peers, requests, strict=True):
         peer.send(request)
+
+
+def first_delay(cfr: Complex) -> int:
+    """The delay in samples that channels [P, fft_size] on an emulator's tones have in common: their first path's."""
+    return first_path(_responses(cfr))
 
 
 def first_path(responses: Complex) -> int:

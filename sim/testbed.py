@@ -88,6 +88,11 @@ class Testbed:
     def user_name(self, index: int) -> str:
         return f"ue{index}"
 
+    @property
+    def latest_s(self) -> float:
+        """When the last path of the world arrives."""
+        return self._world.latest_s
+
     def links(self) -> tuple[tuple[Link, ...], Complex]:
         """The true paths of every user as of now, and the RIS state [M] on air. They do not change any more."""
         return tuple(self._world.link(walk.position_m) for walk in self._walks), self._theta

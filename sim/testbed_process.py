@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ingest.messages import BlockDecision
 from ingest.topics import TOPICS
 from sim.bundle import load_bundle
 from sim.channels import SiteChannels
+from sim.emulator_push import EmulatorOutput, Snapshot, Stream, check_streams
 from sim.iq_testbed import IqTestbed
 from sim.testbed import Testbed, TestbedSettings
 
@@ -27,11 +29,15 @@ _WELCOME_S = 60.0
 
 @dataclass(frozen=True)
 class Wiring:
-    """Where the testbed sends its frames, where it hears decisions, and what a welcome there looks like."""
+    """Where the testbed sends its frames, where it hears decisions, and what a welcome there looks like.
+
+    emulators: channel emulators that follow the true channels.
+    """
 
     frames: Endpoint
     decisions: Endpoint
     welcome: bytes
+    emulators: tuple[Stream, ...] = ()
 
 
 def run_testbed(
@@ -46,6 +52,7 @@ def run_testbed(
     keep_freed_memory()
     parent = os.getppid()
     testbed = (IqTestbed if iq else Testbed)(SiteChannels(load_bundle(world)), settings)
+    output = emulator_output(testbed, wiring.emulators) if wiring.emulators else None
     with zmq.Context() as context:
         frames = open_socket(context, zmq.PUSH, wiring.frames)
         decisions = open_socket(context, zmq.SUB, wiring.decisions)
@@ -53,12 +60,28 @@ def run_testbed(
         decisions.setsockopt(zmq.SUBSCRIBE, wiring.welcome)
         try:
             _await_welcome(decisions, parent)
-            _play(testbed, frames, decisions, blocks, deadline_s, parent)
+            _play(testbed, frames, decisions, blocks, deadline_s, parent, output)
         except InputRefused as refusal:
             raise SystemExit(str(refusal)) from None
         finally:
             frames.close(linger=500)
             decisions.close()
+            if output is not None:
+                output.close()
+
+
+def check_demo(world: Path, settings: TestbedSettings, emulators: Sequence[Stream]) -> None:
+    """Refuse, before anything runs, a scenario or emulators that do not fit the world. Raises as `Testbed` does."""
+    channels = SiteChannels(load_bundle(world))
+    check_streams(emulators, settings.users, channels.antennas)
+    Testbed(channels, settings)
+
+
+def emulator_output(testbed: Testbed, emulators: Sequence[Stream]) -> EmulatorOutput:
+    """Emulators that add the noise of the testbed's base station, against a user who sends with all power."""
+    settings = testbed.settings
+    noise_db = settings.bs_noise_dbm - settings.user_power_dbm
+    return EmulatorOutput(emulators, testbed.latest_s, float(10 ** (noise_db / 20)))
 
 
 def _await_welcome(decisions: zmq.Socket[bytes], parent: int) -> None:
@@ -78,6 +101,7 @@ def _play(
     blocks: int | None,
     deadline_s: float,
     parent: int,
+    output: EmulatorOutput | None,
 ) -> None:
     clock = MonotonicClock()
     period_ns = round(testbed.settings.period_s * 1e9)
@@ -87,6 +111,8 @@ def _play(
         # A block that begins late is followed by a whole one: the world does not catch up in a burst.
         next_ns = max(next_ns, clock.now_ns() - period_ns) + period_ns
         messages = testbed.measure(clock.now_ns())
+        if output is not None:
+            output.offer(Snapshot(*testbed.links()))
         sent_ns = clock.now_ns()  # what the world took to be worked out is not the controller's time
         for message in messages:
             frames.send_multipart(wire.encode(message))
