@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 # One thread for linear algebra, said once and before NumPy is imported: a step must not wait for threads to gather.
 for _library in ("OPENBLAS", "MKL", "OMP"):
@@ -24,6 +24,9 @@ from ingest.errors import TwinbeamError
 from ingest.memory import keep_freed_memory
 
 keep_freed_memory()  # before there are threads
+
+if TYPE_CHECKING:
+    from sim.tracer_process import LiveTracer
 
 app = typer.Typer(
     name="twinbeam",
@@ -70,6 +73,13 @@ def _begin_live() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def _start_tracer(site_file: Path, most_users: int, samples: int | None) -> LiveTracer:
+    """The tracer of a live twin. It is passed in, for the controller may know no tracer."""
+    from sim.tracer_process import LiveTracer
+
+    return LiveTracer(site_file, most_users, samples=samples)
+
+
 @app.command()
 def run(
     config: Annotated[Path, typer.Argument(help="TOML configuration.")],
@@ -82,30 +92,58 @@ def run(
         from controller.live import run_daemon
 
         _begin_live()
-        _print(run_daemon(load_config(config), blocks=blocks), json)
+        _print(run_daemon(load_config(config), blocks=blocks, start_tracer=_start_tracer), json)
 
 
 @app.command()
 def demo(
-    site: Annotated[str, typer.Option(help="A site we ship, or the path of its twin.h5.")] = "munich",
+    site: Annotated[
+        str | None, typer.Option(help="A site we ship, or the path of its twin.h5; munich, or the scenario's.")
+    ] = None,
     blocks: Blocks = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated world.")] = 1,
-    users: Annotated[int, typer.Option(min=1, max=16, help="Users that walk through it.")] = 3,
+    users: Annotated[
+        int | None, typer.Option(min=1, max=16, help="Users that walk through it; 3, or as the scenario has tracks.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the live page, 0 for a free one.")] = 8600,
     page: Annotated[bool, typer.Option(help="Serve the live page.")] = True,
     journal: Annotated[str, typer.Option(help='Folder of journals, "" for none.')] = "journals",
     iq: Annotated[bool, typer.Option("--iq", help="Send IQ of SSB and DMRS, not channels.")] = False,
+    live_twin: Annotated[
+        bool, typer.Option("--live-twin", help="Trace the users while they walk (extra twin).")
+    ] = False,
+    scenario: Annotated[
+        str | None, typer.Option(help="TOML file of tracks, blockers and changes, or one we ship: quad/street.")
+    ] = None,
+    emulator: Annotated[
+        list[str] | None,
+        typer.Option(help="tcp://127.0.0.1:5555?user=0&antenna=0: a channel emulator to set; may be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Controller, simulated testbed and live page in one, until Ctrl-C: nothing else is needed."""
     with _told():
         from controller.live import DemoSettings, run_demo
+        from sim.emulator_push import parse_streams
+        from sim.scenario import Scenario, load_scenario, scenario_path
 
+        played = Scenario() if scenario is None else load_scenario(scenario_path(scenario))
+        emulators = tuple(parse_streams(emulator or ()))
         _begin_live()
         settings = DemoSettings(
-            site=site, blocks=blocks, seed=seed, users=users, port=port, page=page, journal_folder=journal, iq=iq
+            site=site or played.site or "munich",
+            blocks=blocks,
+            seed=seed,
+            users=users or max(3, len(played.tracks)),
+            port=port,
+            page=page,
+            journal_folder=journal,
+            iq=iq,
+            live_twin=live_twin,
+            scenario=played,
+            emulators=emulators,
         )
-        _print(run_demo(settings), json)
+        _print(run_demo(settings, _start_tracer), json)
 
 
 @app.command()
@@ -212,15 +250,18 @@ def calibrate_antennas(
 def check(config: Annotated[Path, typer.Argument(help="TOML configuration.")], json: Json = False) -> None:
     """Read CONFIG and everything it names, and say whether a daemon would start."""
     with _told():
-        from controller.assembly import build_pipeline
+        from controller.assembly import build_pipeline, live_site_file
         from controller.config import load_config
         from controller.live import live_source
+        from controller.prior import TwinPrior
 
         settings = load_config(config)
         live_source(settings).close()
         settings.receiver.calibrations()
         pipeline, metadata = build_pipeline(settings)
         found: dict[str, Any] = {"config": str(config), "valid": True, "codecs": sorted(pipeline.decoders)}
+        if settings.twin.live and isinstance(pipeline.prior, TwinPrior):
+            found["live_site"] = str(live_site_file(settings, pipeline.prior.channels.bundle))
         if pipeline.prior is not None:
             found |= {"antennas": pipeline.prior.antennas, "ris_elements": pipeline.prior.rows - 1}
         _print(found | {key: value for key, value in metadata.items() if key != "config"}, json)

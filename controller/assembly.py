@@ -14,11 +14,14 @@ from controller.config import Config, RecordedConfig
 from controller.mailbox import Inputs
 from controller.pipeline import Pipeline
 from controller.prior import Prior, TwinPrior, ZeroPrior
-from ingest.errors import InputRefused
-from ingest.messages import ChannelFrame, StepBudget, no_array
+from controller.twin_frames import frame_of
+from ingest.errors import InputRefused, UsageRefused
+from ingest.messages import ChannelFrame, StepBudget, TwinFrame, no_array
 from sim.bundle import SiteBundle, load_bundle
 from sim.channels import SiteChannels
-from sim.site import sites_folder
+from sim.paths import joined
+from sim.site import load_site, sites_folder
+from sim.tracker import Trace
 
 CONFIG_KEY, BUNDLE_KEY, VERSION_KEY = "config", "bundle_sha256", "version"
 _WARM_UP_BLOCKS = 3
@@ -56,6 +59,20 @@ def build_pipeline(config: Config) -> tuple[Pipeline, dict[str, str]]:
 def twin_prior(bundle: SiteBundle, config: Config) -> TwinPrior:
     """The prior that a bundle gives."""
     return TwinPrior(SiteChannels(bundle), 10 ** (config.learning.relative_error_db / 10))
+
+
+def live_site_file(config: Config, bundle: SiteBundle) -> Path:
+    """The site file that a live twin is traced from.
+
+    `UsageRefused` where it is wrong, or has other arrays than the bundle, which the first hop is taken from.
+    """
+    path = Path(config.twin.site) if config.twin.site else bundle_path(config.site.bundle).with_name("site.toml")
+    site, traced = load_site(path), bundle.site
+    if (site.bs, site.ris, site.carrier_hz) != (traced.bs, traced.ris, traced.carrier_hz):
+        raise UsageRefused(
+            f"has another array, RIS or carrier than {config.site.bundle}", where=str(path), mend="twinbeam twin build"
+        )
+    return path
 
 
 def pipeline_from_journal(metadata: dict[str, str], where: str) -> Pipeline:
@@ -103,9 +120,18 @@ def warm_up(pipeline: Pipeline) -> None:
             iterations=1,
             lead_s=0.0,
         )
-        state, _ = pipeline.step(state, Inputs(channels=frames), budget)
+        twin = _made_up_trace(prior) if pipeline.config.twin.live and isinstance(prior, TwinPrior) else None
+        state, _ = pipeline.step(state, Inputs(channels=frames, twin=twin), budget)
     gc.collect()
     gc.freeze()
+
+
+def _made_up_trace(prior: TwinPrior) -> TwinFrame:
+    """What the bundle has for its first place, as a trace of the users below."""
+    bundle, users = prior.channels.bundle, ("warm0", "warm1")
+    tables = [joined([table.link(0)] * len(users)) for table in (bundle.bs_user, bundle.ris_user)]
+    trace = Trace(0, users, bundle.positions_m[[0, 0]], *tables)
+    return frame_of(trace, {}, epoch=0, seq=0, came_ns=0, trace_s=0.0)
 
 
 def _made_up_frame(

@@ -9,34 +9,46 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from controller.beamforming import PRECODERS
+from controller.config_receiver import Finite, ReceiverTable, Table
 from controller.covariance import Real
 from controller.error_statistics import LearningRule
-from ingest.antenna_calibration import AntennaCalibration, read_calibration
 from ingest.endpoints import Endpoint, check_endpoint, is_loopback
 from ingest.errors import TwinbeamError, UsageRefused
-from ingest.nr.references import ReferenceSettings, carrier_from, signals_from
 from ingest.settings_file import read_toml, refusal
 from ingest.stream_uri import check_stream, is_stream
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SiteTable(_Table):
+class SiteTable(Table):
     """Where the twin is. bundle: path of a `twin.h5`, or the name of a site we ship; "" for a site without a twin."""
 
     bundle: str = ""
 
 
-class SourceTable(_Table):
+class TwinTable(Table):
+    """Tracing of users while they move. site: the site file, "" for the `site.toml` beside the bundle. trace_hz: traces
+    a second at most. trace_samples: rays of each; left out, as many as the site file says of its twin. stale_after_s:
+    how old the newest trace may become."""
+
+    live: bool = False
+    site: str = ""
+    trace_hz: Annotated[float, Field(ge=1e-3, le=1000)] = 10.0
+    trace_samples: Annotated[int, Field(ge=1000, le=10**8)] | None = None
+    stale_after_s: Seconds = 1.0
+
+    @model_validator(mode="after")
+    def _traced_before_stale(self) -> TwinTable:
+        if self.stale_after_s < 1 / self.trace_hz:
+            raise ValueError(f"stale_after_s {self.stale_after_s} is sooner than the next trace at {self.trace_hz} Hz")
+        return self
+
+
+class SourceTable(Table):
     """Where frames come from: anything `ingest.open_source` takes. rate_hz and center_hz for raw IQ files and
     streams of bare samples."""
 
@@ -45,43 +57,7 @@ class SourceTable(_Table):
     center_hz: Annotated[float, Field(ge=0)] | None = None
 
 
-class ReceiverTable(_Table):
-    """What is received from IQ beside SSBs. references: reference signals (name, kind and the fields of that kind) on a
-    carrier of `prbs` blocks around carrier_hz, whose lowest is common resource block first_crb. frame_start_s: when
-    frame 0 starts after the stream's first sample; left out, the SSBs of `pci` (or of the strongest cell) tell.
-    antenna_calibrations: files of `ingest.antenna_calibration`. search_again_s: in how long a live stream is searched
-    for further cells while one is followed; 0: not before it is lost. ris_switch_s: how long after a decision was sent
-    out the RIS is surely set; left out, nobody is taken to follow decisions, and frames are not joined with them."""
-
-    scs_hz: Annotated[float, Field(gt=0)] = 30e3
-    prbs: Annotated[int, Field(ge=1, le=275)] = 106
-    carrier_hz: Annotated[float, Field(ge=0)] = 0.0
-    first_crb: Annotated[int, Field(ge=0, le=2199)] = 0
-    frame_start_s: Finite | None = None
-    pci: Annotated[int, Field(ge=0, le=1007)] | None = None
-    references: tuple[dict[str, Any], ...] = ()
-    antenna_calibrations: tuple[str, ...] = ()
-    search_again_s: Annotated[float, Field(ge=0, le=86400)] = 0.0
-    ris_switch_s: Annotated[float, Field(ge=0, le=1)] | None = None
-
-    def calibrations(self) -> tuple[AntennaCalibration, ...]:
-        """What the files say of radios' antennas; raises `InputRefused`."""
-        return tuple(read_calibration(Path(name)) for name in self.antenna_calibrations)
-
-    def reference_names(self) -> frozenset[str]:
-        """The names of what is received; those of users are these, a dot, and a port."""
-        return frozenset(str(table.get("name", "")) for table in self.references)
-
-    def settings(self) -> ReferenceSettings | None:
-        """What the receiver is told, None where only SSBs are received; raises `UsageRefused`."""
-        if not self.references:
-            return None
-        carrier = carrier_from(self.scs_hz, self.prbs, self.carrier_hz, self.first_crb, where="[receiver]")
-        signals = signals_from(self.references, carrier, where="[receiver] references")
-        return ReferenceSettings(carrier, signals, self.frame_start_s, pci=self.pci)
-
-
-class EmitTable(_Table):
+class EmitTable(Table):
     """Where decisions go. bind: endpoint of the decision publisher, "" for none."""
 
     bind: str = "tcp://127.0.0.1:5558"
@@ -98,7 +74,7 @@ class EmitTable(_Table):
         return bind
 
 
-class BlockTable(_Table):
+class BlockTable(Table):
     """The coherence block. deadline_s: from the first frame of a block to its decision. lead_s: from measurement to the
     middle of the decision's time on air. hold_blocks: how long the last feasible design may be held."""
 
@@ -115,14 +91,14 @@ class BlockTable(_Table):
         return self
 
 
-class LinkTable(_Table):
+class LinkTable(Table):
     """The link budget. power_dbm and noise_dbm say what frames are in (path gain): leave both out where frames are not
     calibrated, then power is 1 and noise is what frames measured."""
 
     power_dbm: Finite | None = None
     noise_dbm: Finite | None = None
     rate_target_bps_hz: Annotated[float, Field(gt=0, le=30)] = 1.0
-    rate_targets_bps_hz: dict[str, Annotated[float, Field(gt=0, le=30)]] = {}
+    rate_targets_bps_hz: dict[str, Annotated[float, Field(gt=0, le=30)]] = Field(default_factory=dict)
     max_users: Annotated[int, Field(ge=1, le=64)] = 8
 
     @model_validator(mode="after")
@@ -144,7 +120,7 @@ class LinkTable(_Table):
         return np.array([self.rate_targets_bps_hz.get(user, self.rate_target_bps_hz) for user in users], np.float64)
 
 
-class LearningTable(_Table):
+class LearningTable(Table):
     """How the twin's error is learnt; see `controller.error_statistics.LearningRule`. relative_error_db: error over
     channel power assumed before anything was learnt."""
 
@@ -160,7 +136,7 @@ class LearningTable(_Table):
         return LearningRule(self.prior_weight, self.memory, self.rank, self.enough, self.coverage, self.window)
 
 
-class ZonesTable(_Table):
+class ZonesTable(Table):
     """Where errors are alike: one zone for the whole site, or square cells."""
 
     method: Literal["whole-site", "grid"] = "whole-site"
@@ -168,7 +144,7 @@ class ZonesTable(_Table):
     max_zones: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
-class DesignTable(_Table):
+class DesignTable(Table):
     """What turns beliefs into a precoder and phases. robust_solver: "none" until one is installed."""
 
     precoder: str = "rzf"
@@ -192,19 +168,19 @@ class DesignTable(_Table):
         return name
 
 
-class ModelsTable(_Table):
+class ModelsTable(Table):
     """Learnt models by path: csi_codecs are ONNX files, each with its manifest beside it."""
 
     csi_codecs: tuple[str, ...] = ()
 
 
-class JournalTable(_Table):
+class JournalTable(Table):
     """The journal. folder: where runs are recorded, "" for no journal."""
 
     folder: str = ""
 
 
-class HttpTable(_Table):
+class HttpTable(Table):
     """Live page and /metrics. port 0 takes a free one; enabled = false serves neither."""
 
     enabled: bool = True
@@ -229,6 +205,7 @@ class Config(BaseSettings):
     READS_ENVIRONMENT: ClassVar[bool] = True
 
     site: SiteTable = SiteTable()
+    twin: TwinTable = TwinTable()
     source: SourceTable = SourceTable()
     receiver: ReceiverTable = ReceiverTable()
     emit: EmitTable = EmitTable()
@@ -276,6 +253,8 @@ def config_from(tables: dict[str, Any], *, where: str) -> Config:
     if is_stream(config.source.uri):
         check_stream(config.source.uri, config.source.rate_hz, config.source.center_hz)
     config.receiver.settings()
+    if config.twin.live and not config.site.bundle:
+        raise UsageRefused("[twin] live without a twin", where=where, mend="name its bundle in [site] bundle")
     if config.emit.bind:
         check_endpoint(Endpoint(config.emit.bind, bind=True, remote=config.emit.remote))
     return config
@@ -293,12 +272,20 @@ def resolve_paths(config: Config, folder: Path) -> Config:
     site = config.site
     if "/" in site.bundle or site.bundle.endswith(".h5"):
         site = site.model_copy(update={"bundle": resolved(site.bundle)})
+    twin = config.twin.model_copy(update={"site": resolved(config.twin.site)})
     models = config.models.model_copy(update={"csi_codecs": tuple(resolved(path) for path in config.models.csi_codecs)})
     journal = config.journal.model_copy(update={"folder": resolved(config.journal.folder)})
     calibrations = tuple(resolved(path) for path in config.receiver.antenna_calibrations)
     receiver = config.receiver.model_copy(update={"antenna_calibrations": calibrations})
     return config.model_copy(
-        update={"source": source, "site": site, "receiver": receiver, "models": models, "journal": journal}
+        update={
+            "source": source,
+            "site": site,
+            "twin": twin,
+            "receiver": receiver,
+            "models": models,
+            "journal": journal,
+        }
     )
 
 

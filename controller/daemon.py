@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import signal
 import sys
 import threading
 import time
@@ -21,15 +20,18 @@ from typing import Any
 from controller.config import Config
 from controller.emit import DecisionPublisher
 from controller.gathering import Gathering
+from controller.interrupts import ended_by_signals
 from controller.iq_estimator import IqEstimator
 from controller.iq_path import SWITCH_S, IqPath
 from controller.iq_told import IqLog, IqTold
 from controller.ladder import CostEstimate
 from controller.live_receiver import LiveReceiver
+from controller.live_twin import LiveTwin
 from controller.log import logger
 from controller.metrics import Metrics
 from controller.on_air import OnAir
 from controller.page.feed import PageFeed
+from controller.pipeline import TWIN_STALE
 from controller.session import Session
 from ingest.clock import Clock
 from ingest.messages import BlockDecision, ChannelFrame, IqBlock, Message, StepBudget
@@ -38,12 +40,6 @@ from ingest.sources import LiveSource, Source
 
 _QUEUE_MESSAGES = 4096
 _MAX_TOLD = 100
-_GATHER_SHARE = 0.35
-"""Share of the deadline that is waited for the frames of the other users once the first one is there."""
-
-_LATE_PERIODS = 1.5
-"""Periods without any frame after which a block is decided without."""
-
 _HOUSEKEEPING_S = 0.1
 
 
@@ -58,6 +54,7 @@ class Daemon:
     metrics: Metrics
     publisher: DecisionPublisher | None = None
     page: PageFeed | None = None
+    twin: LiveTwin | None = None
     blocks: int | None = None
     watch: Callable[[], None] = lambda: None
     dropped: Counter[str] = field(default_factory=Counter)
@@ -65,7 +62,7 @@ class Daemon:
     _queue: queue.Queue[Message] = field(default_factory=lambda: queue.Queue(_QUEUE_MESSAGES), init=False)
     _costs: CostEstimate = field(default_factory=CostEstimate, init=False)
     _came_ns: dict[str, int] = field(default_factory=dict, init=False)
-    _told: set[str] = field(default_factory=set, init=False)
+    _told: set[str] = field(default_factory=lambda: {TWIN_STALE}, init=False)  # of that `twin` has a line of its own
     _waking: bool = field(default=False, init=False)
     _failure: Exception | None = field(default=None, init=False)
     _block: int = field(default=-1, init=False)
@@ -92,10 +89,19 @@ class Daemon:
         self._closed = threading.Event()
         switch_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._stop.set)
+        with ended_by_signals(self._loop, self._stop.set):
+            try:
+                await self._work()
+            finally:
+                sys.setswitchinterval(switch_s)
+                self._count_up()
+
+    async def _work(self) -> None:
+        """All parts, until the first one ends."""
         receiver = threading.Thread(target=self._receive, name="receive", daemon=True)
         receiver.start()
+        if self.twin is not None:
+            self.twin.start(self._pass_on, self._failed)
         parts: list[Coroutine[Any, Any, None]] = [
             self._decide_blocks(),
             self._keep_house(),
@@ -115,10 +121,8 @@ class Daemon:
             self.source.close()
             self._iq.close()
             receiver.join(timeout=5.0)
-            sys.setswitchinterval(switch_s)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._loop.remove_signal_handler(number)
-            self._count_up()
+            if self.twin is not None:
+                self.twin.close()
 
     async def _until_stopped(self) -> None:
         await self._stop.wait()
@@ -211,7 +215,7 @@ class Daemon:
                 return True
             if self._ended.is_set() and self._queue.empty():
                 return bool(self._gathering.heard)
-            wait_s = self._patience_s()
+            wait_s = self._gathering.patience_s(self.clock.now_ns(), self._decided_ns, self.config.block)
             if wait_s is not None and wait_s <= 0:
                 return True
             # Not asyncio.wait_for: up to Python 3.11 it may swallow a cancellation that meets the news.
@@ -219,15 +223,6 @@ class Daemon:
                 async with asyncio.timeout(wait_s):
                     await self._news.wait()
         return False
-
-    def _patience_s(self) -> float | None:
-        """How long to wait for more frames; None before the first one ever came."""
-        now_ns, block = self.clock.now_ns(), self.config.block
-        if self._gathering.first_ns is not None:
-            return (self._gathering.first_ns - now_ns) * 1e-9 + _GATHER_SHARE * block.deadline_s
-        if self._decided_ns is not None:
-            return (self._decided_ns - now_ns) * 1e-9 + _LATE_PERIODS * block.period_s
-        return None
 
     def _decide_block(self) -> None:
         """One step, its emission, and what is measured of both."""
@@ -283,6 +278,8 @@ class Daemon:
             self._count_up()
             if self.publisher is not None:
                 self.publisher.attend()
+            if self.twin is not None:
+                self.twin.attend(self.page)
             self.watch()
 
     def iq_told(self) -> IqTold:
@@ -320,6 +317,8 @@ class Daemon:
         if self.source.gaps:
             found["lost"] = self.source.gaps
         found.update(self.iq_told().summary())
+        if self.twin is not None:
+            found["twin"] = report.traces.summary() | self.twin.summary()
         if journal is not None:
             found["journal"] = str(journal.path)
             if journal.fault:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from controller.config import BlockTable
 from ingest.messages import ChannelFrame, FeedbackFrame, Message
 
 _STRAGGLER_BLOCKS = 8
+_GATHER_SHARE = 0.35
+"""Share of the deadline that is waited for the frames of the other users once the first one is there."""
+
+_LATE_PERIODS = 1.5
+"""Periods without any frame after which a block is decided without."""
 
 
 class Gathering:
@@ -36,6 +42,17 @@ class Gathering:
         self.block = message.block if self.block is None else max(self.block, message.block)
         if not isinstance(message, ChannelFrame) or message.domain == "effective":
             self.heard.add(message.user)
+
+    def patience_s(self, now_ns: int, decided_ns: int | None, block: BlockTable) -> float | None:
+        """How long to wait for more frames; None before the first one ever came.
+
+        decided_ns: when the block before was decided.
+        """
+        if self.first_ns is not None:
+            return (self.first_ns - now_ns) * 1e-9 + _GATHER_SHARE * block.deadline_s
+        if decided_ns is not None:
+            return (decided_ns - now_ns) * 1e-9 + _LATE_PERIODS * block.period_s
+        return None
 
     def end(self) -> None:
         """The block is decided; the next one begins."""

@@ -7,22 +7,24 @@ import multiprocessing
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from controller.assembly import build_pipeline, bundle_path, twinbeam_version, warm_up
+from controller.assembly import build_pipeline, bundle_path, live_site_file, twinbeam_version, warm_up
 from controller.config import Config, RecordedConfig
 from controller.daemon import Daemon
 from controller.emit import WELCOME, DecisionPublisher
 from controller.interrupts import ignoring_interrupts
 from controller.iq_demo import receiver_tables
 from controller.live_receiver import LiveReceiver
+from controller.live_twin import LiveTwin, TracerStarter
 from controller.log import logger
-from controller.metrics import Metrics
+from controller.metrics import Metrics, TwinMetrics
 from controller.page.feed import PageFeed, page_channels
 from controller.page.server import PageServer
+from controller.prior import TwinPrior
 from controller.session import Session
 from ingest.clock import MonotonicClock
 from ingest.endpoints import Endpoint
@@ -32,29 +34,37 @@ from ingest.nr.warm_up import warm_up as warm_up_receiver
 from ingest.sources import IqFileSource, Source, ZmqSource, open_source
 from ingest.sources.journal import JournalSource
 from ingest.stream_uri import is_stream
+from sim.emulator_push import Stream
+from sim.scenario import Scenario
 from sim.testbed import TestbedSettings
-from sim.testbed_process import Wiring, run_testbed
+from sim.testbed_process import Wiring, check_demo, run_testbed
 
 DEMO_SPEED_M_S = 0.35
 """How fast the demo's users stroll: 0.08 wavelengths a block."""
 
+DEMO_TWIN = {"live": True, "trace_hz": 2.0, "trace_samples": 20_000, "stale_after_s": 2.0}
+"""How the demo's twin is traced: users stroll, and world and controller need the cores too."""
 
-def run_daemon(config: Config, *, blocks: int | None) -> dict[str, Any]:
-    """Run the configured daemon to its end; what it did, in the fields of CLI-JSON."""
+
+def run_daemon(config: Config, *, blocks: int | None, start_tracer: TracerStarter | None = None) -> dict[str, Any]:
+    """Run the configured daemon to its end; what it did, in the fields of CLI-JSON.
+
+    start_tracer: what `[twin] live` traces with.
+    """
     if not is_stream(config.source.uri):
         source = live_source(config)
         if isinstance(source, IqFileSource):
             warm_up_receiver(config.receiver.settings())
-        return _run(config, source, blocks)
+        return _run(config, source, blocks, start_tracer)
     receiver = LiveReceiver(config)
     try:
-        return _run(config, receiver, blocks)
+        return _run(config, receiver, blocks, start_tracer)
     finally:
         receiver.end()
 
 
-def _run(config: Config, source: Source, blocks: int | None) -> dict[str, Any]:
-    with _running(config, source, "twinbeam", blocks) as daemon:
+def _run(config: Config, source: Source, blocks: int | None, start_tracer: TracerStarter | None) -> dict[str, Any]:
+    with _running(config, source, "twinbeam", blocks, start_tracer) as daemon:
         asyncio.run(daemon.run())
     return daemon.summary()
 
@@ -81,10 +91,16 @@ class DemoSettings:
     journal_folder: str = "journals"
     page: bool = True
     iq: bool = False
+    live_twin: bool = False
+    scenario: Scenario = field(default_factory=Scenario)
+    emulators: tuple[Stream, ...] = ()
 
 
-def run_demo(settings: DemoSettings) -> dict[str, Any]:
-    """Controller, simulated testbed and page in one; the testbed is a process of its own on the real wire."""
+def run_demo(settings: DemoSettings, start_tracer: TracerStarter | None = None) -> dict[str, Any]:
+    """Controller, simulated testbed and page in one; the testbed is a process of its own on the real wire.
+
+    start_tracer: what a live twin is traced with.
+    """
     twin = bundle_path(settings.site)
     world = twin.with_name("world.h5")
     if not world.is_file():
@@ -102,11 +118,13 @@ def run_demo(settings: DemoSettings) -> dict[str, Any]:
             lead_s=config.block.lead_s,
             speed_m_s=DEMO_SPEED_M_S,
             rate_target_bps_hz=config.link.rate_target_bps_hz,
+            scenario=settings.scenario,
         )
-        wiring = Wiring(Endpoint(frames, bind=False), Endpoint(decisions, bind=False), WELCOME)
+        check_demo(world, testbed, settings.emulators)
+        wiring = Wiring(Endpoint(frames, bind=False), Endpoint(decisions, bind=False), WELCOME, settings.emulators)
         source = LiveReceiver(config) if settings.iq else ZmqSource(Endpoint(frames, bind=True, socket="pull"))
         title = f"demo: {settings.site}"
-        with _ending(source), _running(config, source, title, settings.blocks) as daemon:
+        with _ending(source), _running(config, source, title, settings.blocks, start_tracer) as daemon:
             process = multiprocessing.get_context("spawn").Process(
                 target=run_testbed,
                 args=(world, testbed, wiring, None, config.block.deadline_s),
@@ -147,6 +165,7 @@ def _demo_config(settings: DemoSettings, decisions: str, source: str, receiver: 
     return RecordedConfig.model_validate(
         {
             "site": {"bundle": settings.site},
+            "twin": DEMO_TWIN if settings.live_twin else {},
             "source": {"uri": source},
             "receiver": receiver,
             "emit": {"bind": decisions},
@@ -165,7 +184,9 @@ def _demo_config(settings: DemoSettings, decisions: str, source: str, receiver: 
 
 
 @contextmanager
-def _running(config: Config, source: Source, title: str, blocks: int | None) -> Iterator[Daemon]:
+def _running(
+    config: Config, source: Source, title: str, blocks: int | None, start_tracer: TracerStarter | None
+) -> Iterator[Daemon]:
     """A daemon with everything around it open; all of it is closed in the end, whatever happens."""
     with ExitStack() as stack:
         stack.callback(source.close)
@@ -184,14 +205,19 @@ def _running(config: Config, source: Source, title: str, blocks: int | None) -> 
         if config.journal.folder:
             journal = JournalWriter(_journal_path(Path(config.journal.folder)), metadata)
             stack.callback(journal.close)
+        session = Session(pipeline, journal)
+        twin = _live_twin(config, session, metrics, start_tracer)
+        if twin is not None:
+            stack.callback(twin.close)
         daemon = Daemon(
             config=config,
-            session=Session(pipeline, journal),
+            session=session,
             source=source,
             clock=MonotonicClock(),
             metrics=metrics,
             publisher=publisher,
             page=feed,
+            twin=twin,
             blocks=blocks,
         )
         if server is not None:
@@ -201,6 +227,18 @@ def _running(config: Config, source: Source, title: str, blocks: int | None) -> 
         log.info("ready", run=title, page=server.url if server is not None else None, source=source.info.where)
         yield daemon
         log.info("done", decisions=daemon.session.report.decisions, missed=daemon.session.report.missed)
+
+
+def _live_twin(
+    config: Config, session: Session, metrics: Metrics, start_tracer: TracerStarter | None
+) -> LiveTwin | None:
+    """The twin that is traced live, its tracer started; None where it is not to be."""
+    prior = session.pipeline.prior
+    if not config.twin.live or start_tracer is None or not isinstance(prior, TwinPrior):
+        return None
+    site_file = live_site_file(config, prior.channels.bundle)
+    tracer = start_tracer(site_file, config.link.max_users, config.twin.trace_samples)
+    return LiveTwin(config, session, prior, tracer, site_file, MonotonicClock(), TwinMetrics(metrics.registry))
 
 
 def _journal_path(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ingest.messages import ChannelFrame, FeedbackFrame, Message, OutcomeFrame
+from ingest.messages import ChannelFrame, FeedbackFrame, Message, OutcomeFrame, TwinFrame
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -21,11 +21,15 @@ MAX_OUTCOMES = 4096
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of one step, ordered by user, outcomes by arrival. One frame per user and domain at most."""
+    """The inputs of one step, ordered by user, outcomes by arrival. One frame per user and domain at most.
+
+    twin: the newest trace, where one came.
+    """
 
     channels: tuple[ChannelFrame, ...] = ()
     feedback: tuple[FeedbackFrame, ...] = ()
     outcomes: tuple[OutcomeFrame, ...] = ()
+    twin: TwinFrame | None = None
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Mailbox:
     _channels: dict[tuple[str, str], ChannelFrame] = field(default_factory=dict)
     _feedback: dict[str, FeedbackFrame] = field(default_factory=dict)
     _outcomes: list[OutcomeFrame] = field(default_factory=list)
+    _twin: TwinFrame | None = None
 
     def put(self, message: Message) -> None:
         """Take `message` in; an older one of the same user and kind makes way."""
@@ -48,6 +53,10 @@ class Mailbox:
                 self.dropped["outcomes_full"] += 1
                 return
             self._outcomes.append(message)
+        elif isinstance(message, TwinFrame):
+            if self._twin is not None:
+                self.dropped["superseded"] += 1
+            self._twin = message
         else:
             self.dropped["not_an_input"] += 1
 
@@ -65,6 +74,7 @@ class Mailbox:
             channels=tuple(self._channels[key] for key in sorted(self._channels)),
             feedback=tuple(self._feedback[user] for user in sorted(self._feedback)),
             outcomes=tuple(self._outcomes),
+            twin=self._twin,
         )
-        self._channels, self._feedback, self._outcomes = {}, {}, []
+        self._channels, self._feedback, self._outcomes, self._twin = {}, {}, [], None
         return inputs

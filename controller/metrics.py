@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -152,3 +152,43 @@ class Metrics:
     def _raise_to(self, key: str, total: int, counter: Counter) -> None:
         counter.inc(max(total - self._counted[key], 0))
         self._counted[key] = max(total, self._counted[key])
+
+
+class TwinMetrics:
+    """What Prometheus sees of a twin that is traced live; absent where none is."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._stale = Gauge(
+            "twinbeam_twin_stale", "Whether the twin no longer follows its users, 1 or 0.", registry=registry
+        )
+        self._stale.set(1)
+        self._age = Gauge(
+            "twinbeam_twin_trace_age_seconds",
+            "Since the newest trace was asked for; NaN before there was one.",
+            registry=registry,
+        )
+        self._age.set(float("nan"))
+        self._took = Gauge("twinbeam_twin_trace_seconds", "What the newest trace took.", registry=registry)
+        self._deaths = Counter("twinbeam_twin_tracer_deaths", "How often the tracer has died.", registry=registry)
+        self._error = Gauge(
+            "twinbeam_twin_tracker_error_ratio",
+            "Error power of what was predicted for the places of the newest trace over its power, over users.",
+            ["of"],
+            registry=registry,
+        )
+        self._counted = 0
+
+    def look(
+        self, *, stale: bool, age_s: float | None, trace_s: float, deaths: int, errors_db: Sequence[float]
+    ) -> None:
+        """How it stands now. errors_db: of each user that was predicted."""
+        self._stale.set(stale)
+        if age_s is not None:
+            self._age.set(age_s)
+            self._took.set(trace_s)
+        self._deaths.inc(deaths - self._counted)
+        self._counted = deaths
+        if errors_db:
+            ordered = sorted(10.0 ** (error_db / 10.0) for error_db in errors_db)
+            self._error.labels("median").set(ordered[len(ordered) // 2])
+            self._error.labels("worst").set(ordered[-1])

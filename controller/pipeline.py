@@ -1,5 +1,6 @@
 """One coherence block: frames in, decision out. This file is the algorithm, in order.
 
+    twin       a fresh trace of the users goes into the prior, where the twin is traced live
     measure    frames and decoded feedback become looks
     learn      prior (twin + mean error) -> posterior by LMMSE; the innovation updates its zone  (P1 eq. 9, P2, P3, P5)
     believe    every belief is carried to the time that the decision will be on air
@@ -30,12 +31,15 @@ from controller.decision import Emission, NotEmitted, promise, silence
 from controller.ladder import DESIGNING, from_rung
 from controller.looks import Look, looks_of
 from controller.mailbox import Inputs
-from controller.prior import Prior, ZeroPrior
+from controller.prior import Prior, TwinPrior, ZeroPrior
 from controller.tracking import Knowledge, Tracker, UserTrack, belief_of, newest_tracks, tracks_of, without_absent
 from controller.zones import GridZones, WholeSite, ZoneMap
-from ingest.messages import BlockDecision, StepBudget
+from ingest.messages import BlockDecision, StepBudget, TwinFrame
 
 Trace = Callable[[str], AbstractContextManager[None]]
+
+TWIN_STALE = "twin: stale"
+"""Note of a decision whose newest trace is older than `[twin] stale_after_s`."""
 
 _POWER_HEADROOM = 1e-6
 """Share of the power budget left unused, so that rounding the precoder to complex64 stays within it."""
@@ -87,6 +91,11 @@ class Pipeline:
     ) -> tuple[State, BlockDecision]:
         """Take in `inputs` and decide for block `budget.block` at time `budget.t_ns`."""
         notes = self._not_configured(state)
+        if inputs.twin is not None:
+            with trace("twin"):
+                state = _traced(state, inputs.twin)
+        if self.config.twin.live and _twin_is_stale(state, budget.t_ns, self.config.twin.stale_after_s):
+            notes.append(TWIN_STALE)
         with trace("measure"):
             for outcome in inputs.outcomes:
                 state = replace(state, audit=state.audit.settle(outcome, budget.epoch))
@@ -237,6 +246,21 @@ def _knowing(state: State, prior: Prior | None) -> State:
     if prior is None:
         return state
     return replace(state, knowledge=Knowledge(prior), theta=np.ones(prior.rows - 1, np.complex128))
+
+
+def _traced(state: State, frame: TwinFrame) -> State:
+    """`state` with a trace in its prior, where that is a twin's."""
+    knowledge = state.knowledge
+    if knowledge is None or not isinstance(knowledge.prior, TwinPrior):
+        return state
+    return replace(state, knowledge=replace(knowledge, prior=knowledge.prior.after(frame)))
+
+
+def _twin_is_stale(state: State, now_ns: int, stale_after_s: float) -> bool:
+    """Whether a twin that is traced live knows of no place that users were at lately."""
+    prior = state.knowledge.prior if state.knowledge is not None else None
+    traced_ns = prior.traced_ns if isinstance(prior, TwinPrior) else None
+    return traced_ns is None or now_ns - traced_ns > stale_after_s * 1e9
 
 
 def _fitting(state: State, looks: list[Look], notes: list[str]) -> tuple[State, list[Look]]:

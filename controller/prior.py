@@ -1,14 +1,17 @@
-"""Where a belief's prior mean comes from: the twin of a site bundle, or nowhere."""
+"""Where a belief's prior mean comes from: traces of the users, the twin of a site bundle, or nowhere."""
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import numpy as np
 
 from controller.covariance import Complex, Real
-from ingest.messages import Vector
+from controller.twin_frames import trace_of
+from ingest.messages import TwinFrame, Vector
 from sim.channels import SiteChannels
+from sim.tracker import PathTracker
 
 
 class Prior(Protocol):
@@ -17,7 +20,7 @@ class Prior(Protocol):
     rows: int
     antennas: int
 
-    def mean(self, position_m: Vector | None) -> Complex:
+    def mean(self, user: str, position_m: Vector | None) -> Complex:
         """The expected channel [rows, antennas] of a user at a position."""
         ...
 
@@ -34,7 +37,7 @@ class ZeroPrior:
         self.antennas = antennas
         self._entry_power = entry_power
 
-    def mean(self, position_m: Vector | None) -> Complex:
+    def mean(self, user: str, position_m: Vector | None) -> Complex:
         return np.zeros((self.rows, self.antennas), np.complex128)
 
     def error_variances(self, mean: Complex, noise_power: float) -> Real:
@@ -45,7 +48,9 @@ class ZeroPrior:
 class TwinPrior:
     """The twin's channel at the user's position; a user that tells none gets a zero mean.
 
-    relative_error: error power over channel power that is assumed until it is learnt.
+    Where the user was traced lately (`after`), that trace is carried along to where it is now; else the bundle's
+    nearest grid point. relative_error: error power over channel power that is assumed until it is learnt. traced_ns:
+    when the newest trace was asked for, None before there was one.
     """
 
     def __init__(self, channels: SiteChannels, relative_error: float) -> None:
@@ -53,12 +58,29 @@ class TwinPrior:
         self.rows = channels.elements + 1
         self.antennas = channels.antennas
         self._relative_error = relative_error
+        self._spacing_m = channels.bundle.site.users.spacing_m
         self._typical = self._typical_power()
+        self._tracker = PathTracker(channels.arrays)
+        self.traced_ns: int | None = None
 
-    def mean(self, position_m: Vector | None) -> Complex:
+    def after(self, frame: TwinFrame) -> TwinPrior:
+        """The prior that knows of one more trace; this one stays as it is."""
+        later = copy.copy(self)
+        later._tracker = self._tracker.followed_by(trace_of(frame))
+        later.traced_ns = frame.asked_ns
+        return later
+
+    def mean(self, user: str, position_m: Vector | None) -> Complex:
         if position_m is None:
             return np.zeros((self.rows, self.antennas), np.complex128)
+        if self._follows(user, position_m):
+            return np.asarray(self._tracker.cascades((user,), np.array([position_m]))[0])
         return self.channels.cascade(position_m)
+
+    def _follows(self, user: str, position_m: Vector) -> bool:
+        """Whether a trace of the user tells more of the position than the grid: not from beyond the next grid point."""
+        away_m = self._tracker.away_m(user, position_m)
+        return away_m <= self._spacing_m or away_m < self.channels.nearest(position_m)[1]
 
     def error_variances(self, mean: Complex, noise_power: float) -> Real:
         power = np.empty((self.rows, self.antennas))

@@ -17,7 +17,7 @@ from controller.error_statistics import ErrorStatistics
 from controller.pipeline import State
 from controller.sinr_interval import SHARE
 from ingest.journal import pack
-from ingest.messages import BlockDecision
+from ingest.messages import BlockDecision, TwinFrame
 
 _FINEST_S = 1e-7
 _BINS_PER_OCTAVE = 64
@@ -78,6 +78,37 @@ class StageClock:
 
 
 @dataclass
+class TraceTally:
+    """Traces that came in for the twin: how long they took, and how far predictions were from them."""
+
+    took: TimeTally = field(default_factory=TimeTally)
+    errors_db: Counter[int] = field(default_factory=Counter)
+
+    def add(self, frame: TwinFrame) -> None:
+        """Count one."""
+        self.took.add(frame.trace_s)
+        self.errors_db.update(round(error_db) for error_db in frame.errors_db if error_db is not None)
+
+    def summary(self) -> dict[str, Any]:
+        """`traces`, `trace_ms`, and to a decibel `tracker_error_db` over users and traces."""
+        found: dict[str, Any] = {"traces": self.took.count}
+        if self.took.count:
+            found["trace_ms"] = self.took.summary_ms(50, 99)
+        if self.errors_db:
+            found["tracker_error_db"] = {"median": self._error_db(0.5), "p90": self._error_db(0.9)}
+        return found
+
+    def _error_db(self, share: float) -> int:
+        """What this share of the errors do not exceed."""
+        wanted, seen, error_db = share * self.errors_db.total(), 0, 0
+        for error_db in sorted(self.errors_db):
+            seen += self.errors_db[error_db]
+            if seen >= wanted:
+                break
+        return error_db
+
+
+@dataclass
 class RunReport:
     """Counts over the decisions of a run."""
 
@@ -86,6 +117,7 @@ class RunReport:
     ladder: Counter[str] = field(default_factory=Counter)
     latency: TimeTally = field(default_factory=TimeTally)
     power_sum: float = 0.0
+    traces: TraceTally = field(default_factory=TraceTally)
     _hash: Any = field(default_factory=hashlib.sha256)
 
     def decided(self, decision: BlockDecision) -> None:
@@ -137,6 +169,8 @@ class RunReport:
         mean_power = self.power_sum / self.decisions if self.decisions else 0.0
         if mean_power > 0:
             found["power_db"] = round(float(10 * np.log10(mean_power)), 4) + 0.0  # never -0.0
+        if self.traces.took.count:
+            found["twin"] = self.traces.summary()
         if state.knowledge is not None:
             found["zones"] = [_zone(name, zone) for name, zone in sorted(state.knowledge.zones.items())]
         return found

@@ -36,8 +36,11 @@ class Session:
         if self.journal is not None:
             self.journal.write(budget)
         self.stages.last_s.clear()
-        self.state, decision = self.pipeline.step(self.state, self.mailbox.drain(), budget, self.stages)
+        inputs = self.mailbox.drain()
+        self.state, decision = self.pipeline.step(self.state, inputs, budget, self.stages)
         self.report.decided(decision)
+        if inputs.twin is not None:
+            self.report.traces.add(inputs.twin)
         if self.journal is not None:
             self.journal.write(decision)
         return decision

@@ -90,7 +90,7 @@ class Tracker:
 
     def observe(self, knowledge: Knowledge, look: Look) -> Knowledge:
         """Condition the belief of the look's user on it, then let its zone learn from the innovation."""
-        twin = knowledge.prior.mean(look.position_m)
+        twin = knowledge.prior.mean(look.user, look.position_m)
         noise = look.observation.noise_power
         zone = self._zone(knowledge, look)
         statistics = self._statistics(knowledge, zone, look, twin)
@@ -213,7 +213,7 @@ def belief_of(knowledge: Knowledge, track: UserTrack, now_ns: int, lead_s: float
     interval_s = _usual_interval_s(knowledge, track)
     steps = ahead_s / interval_s if interval_s else 1.0
     coherence = statistics.coherence**steps
-    twin = knowledge.prior.mean(track.look.position_after(ahead_s))
+    twin = knowledge.prior.mean(track.look.user, track.look.position_after(ahead_s))
     return _carried(track, statistics, coherence, twin + statistics.mean + coherence * track.gain)
 
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 ComplexArray = npt.NDArray[np.complexfloating]
 FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
 
 MAX_NAME = 64
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[A-Za-z0-9_.:+-]+$")]
@@ -247,6 +248,68 @@ class StepBudget(Message, frozen=True, kw_only=True, eq=False):
     lead_s: Annotated[float, msgspec.Meta(ge=0)]
 
 
+def _paths(hop: str, rows: str) -> tuple[ArraySpec, ...]:
+    """The arrays of one hop's paths in a `TwinFrame`; `rows` is the letter for how many there are."""
+    return (
+        ArraySpec(f"{hop}_paths", ("<i2",), ("K",)),
+        ArraySpec(f"{hop}_gain", ("<c8",), (rows,)),
+        ArraySpec(f"{hop}_length_m", ("<f8",), (rows,)),
+        ArraySpec(f"{hop}_departure", ("<f4",), (rows, "X")),
+        ArraySpec(f"{hop}_arrival", ("<f4",), (rows, "X")),
+        ArraySpec(f"{hop}_kind", ("<i2",), (rows,)),
+        ArraySpec(f"{hop}_reach_m", ("<f8",), (rows,)),
+        ArraySpec(f"{hop}_mirror", ("<f4",), (rows, "X", "X")),
+    )
+
+
+class TwinFrame(Message, frozen=True, kw_only=True, eq=False):
+    """Paths that our own tracer found for the twin while it runs. It stays inside: the wire takes none.
+
+    asked_ns: when users[k] was, or was to be, at positions_m[k] ([K, 3]). trace_s: what tracing took. bs_*: paths from
+    the base station, ris_*: from the RIS. *_paths [K] of them belong to each user, one user's after the other's; the
+    rest are the columns of `sim.paths.PathTable`, in the types that site bundles keep them in. errors_db [K]: how far
+    the trace is from what was predicted before it came, None where nothing was.
+    """
+
+    TOPIC: ClassVar[str] = "twin"
+    ARRAYS: ClassVar[tuple[ArraySpec, ...]] = (
+        ArraySpec("positions_m", ("<f8",), ("K", "X")),
+        *_paths("bs", "L"),
+        *_paths("ris", "R"),
+    )
+
+    asked_ns: Count
+    users: tuple[Name, ...]
+    trace_s: Annotated[float, msgspec.Meta(ge=0)]
+    errors_db: tuple[float | None, ...]
+    positions_m: FloatArray
+    bs_paths: IntArray
+    bs_gain: ComplexArray
+    bs_length_m: FloatArray
+    bs_departure: FloatArray
+    bs_arrival: FloatArray
+    bs_kind: IntArray
+    bs_reach_m: FloatArray
+    bs_mirror: FloatArray
+    ris_paths: IntArray
+    ris_gain: ComplexArray
+    ris_length_m: FloatArray
+    ris_departure: FloatArray
+    ris_arrival: FloatArray
+    ris_kind: IntArray
+    ris_reach_m: FloatArray
+    ris_mirror: FloatArray
+
+    def problem(self) -> str | None:
+        if self.positions_m.shape != (len(self.users), 3) or len(self.errors_db) != len(self.users):
+            return "users, positions and errors differ in number"
+        for counts, lengths in ((self.bs_paths, self.bs_length_m), (self.ris_paths, self.ris_length_m)):
+            if (counts < 0).any() or int(counts.sum(dtype=np.int64)) != len(lengths):
+                return "paths are not as many as the users have"
+        ways_m = (self.bs_length_m, self.bs_reach_m, self.ris_length_m, self.ris_reach_m)
+        return None if all((way_m > 0).all() for way_m in ways_m) else "a path without length"
+
+
 MESSAGE_TYPES: tuple[type[Message], ...] = (
     IqBlock,
     ChannelFrame,
@@ -254,6 +317,7 @@ MESSAGE_TYPES: tuple[type[Message], ...] = (
     BlockDecision,
     OutcomeFrame,
     StepBudget,
+    TwinFrame,
 )
 
 

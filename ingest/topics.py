@@ -15,6 +15,7 @@ from ingest.messages import (
     Message,
     OutcomeFrame,
     StepBudget,
+    TwinFrame,
 )
 
 
@@ -46,6 +47,7 @@ TOPICS: dict[str, Topic] = {
         Topic(FeedbackFrame, inbound=True, journalled=True, stale_after_s=1.0, max_bytes=1 << 20),
         Topic(OutcomeFrame, inbound=True, journalled=True, stale_after_s=1.0, max_bytes=64 << 10),
         Topic(StepBudget, inbound=False, journalled=True, stale_after_s=1.0, max_bytes=64 << 10),
+        Topic(TwinFrame, inbound=False, journalled=True, stale_after_s=1.0, max_bytes=16 << 20),
         Topic(BlockDecision, inbound=False, journalled=True, stale_after_s=1.0, max_bytes=16 << 20),
     )
 }

@@ -64,6 +64,11 @@ class PathTable:
         """The rows of `link`."""
         return slice(int(self.offsets[link]), int(self.offsets[link + 1]))
 
+    def link(self, link: int) -> PathTable:
+        """A table of this link alone."""
+        rows = np.arange(self.offsets[link], self.offsets[link + 1])
+        return self.chosen(rows, np.array([0, len(rows)], np.int64))
+
     def chosen(self, rows: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> PathTable:
         """Some of the rows, dealt out to links anew."""
         return PathTable(offsets, *(getattr(self, name)[rows] for name in COLUMNS[1:]))

@@ -15,7 +15,8 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,9 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 """Before a dead tracer is started again; each death in a row doubles the wait."""
 
 _JOIN_S = 5.0
+
+_NICENESS = 5
+"""The tracer would take all cores: the others on this machine, its controller first, go before it."""
 
 Status = Literal["starting", "ready", "dead"]
 
@@ -65,13 +69,15 @@ _ANSWERS = msgspec.msgpack.Decoder(_Answer, dec_hook=unpacked)
 class LiveTracer:
     """Traces up to `most_users` users of the site file at `site_file`, by the twin's settings or the world's.
 
-    status: "starting" until the scene is loaded and its kernels are compiled, "dead" between a death and the next
-    start. deaths, last_failure: how often and why. trace_s: what the last trace took.
+    samples: rays of a trace instead of what the settings say. status: "starting" until the scene is loaded and its
+    kernels are compiled, "dead" between a death and the next start. deaths, last_failure: how often and why. trace_s:
+    what the last trace took. To be used by one thread at a time.
     """
 
     site_file: Path
     most_users: int = 8
     world: bool = False
+    samples: int | None = None
     status: Status = field(default="dead", init=False)
     deaths: int = field(default=0, init=False)
     last_failure: str = field(default="", init=False)
@@ -113,6 +119,13 @@ class LiveTracer:
         self._send()
         return found
 
+    def wait(self, longest_s: float) -> None:
+        """Wait for news of the tracer, an answer or its death, but no longer than that."""
+        if self._process is None or self._connection is None:
+            time.sleep(longest_s)
+        else:
+            wait([self._connection, self._process.sentinel], longest_s)
+
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
@@ -127,10 +140,16 @@ class LiveTracer:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_work, args=(theirs, str(self.site_file), self.most_users, self.world), name="tracer", daemon=True
-        )
-        self._process.start()
+        asked = (theirs, str(self.site_file), self.most_users, self.world, self.samples)
+        self._process = context.Process(target=_work, args=asked, name="tracer", daemon=True)
+        # Ctrl-C is for who started us, from our first moment. Any thread can set a mask, and it is inherited; but to
+        # start Python's resource tracker takes it off again.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.status, self._asked = "starting", False
 
@@ -169,13 +188,14 @@ class LiveTracer:
         self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)
 
 
-def _work(connection: Connection, site_file: str, most_users: int, world: bool) -> None:
+def _work(connection: Connection, site_file: str, most_users: int, world: bool, samples: int | None) -> None:
     """The process: load, trace once for nothing, then answer questions until nobody listens."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a mask may be taken off by what we load
+    os.nice(_NICENESS)  # before there are threads, which inherit it
     with suppress(BrokenPipeError, ConnectionResetError, EOFError):
         try:
             site = load_site(Path(site_file))
-            tracer = _tracer(site, Path(site_file).parent, most_users, world)
+            tracer = _tracer(site, Path(site_file).parent, most_users, world, samples)
             _answer(site, tracer, _Question(0, ("warm-up",), site.users.grid_m()[:1]))
             connection.send_bytes(_ENCODER.encode(_Answer()))
             while True:
@@ -191,10 +211,12 @@ def _work(connection: Connection, site_file: str, most_users: int, world: bool) 
     os._exit(0)  # libraries' threads may not be joined on the way out
 
 
-def _tracer(site: Site, folder: Path, most_users: int, world: bool) -> Any:
+def _tracer(site: Site, folder: Path, most_users: int, world: bool, samples: int | None) -> Any:
     from sim.tracer import SceneTracer
 
     settings = site.world if world else site.twin
+    if samples is not None:
+        settings = settings.model_copy(update={"samples": samples})
     return SceneTracer.load(site, settings, world=world, folder=folder, batch=most_users)
 
 

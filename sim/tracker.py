@@ -8,6 +8,7 @@ it and weigh by how near they are, so that a path that only one of them has fade
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,10 +64,19 @@ class PathTracker:
         """Whether any trace that is kept holds the user."""
         return any(user in trace.users for trace in self._traces)
 
+    def away_m(self, user: str, position_m: npt.ArrayLike) -> float:
+        """How far a position is from the nearest place that the user was traced at; infinite where it never was."""
+        places = [trace.positions_m[trace.users.index(user)] for trace in self._traces if user in trace.users]
+        return min((float(np.linalg.norm(place - np.asarray(position_m))) for place in places), default=np.inf)
+
+    def followed_by(self, trace: Trace) -> PathTracker:
+        """One that goes on with a fresh trace, judging nothing by it; this one stays as it is."""
+        later = copy.copy(self)
+        later._keep(trace)
+        return later
+
     def take(self, trace: Trace) -> None:
         """Go on with a fresh trace; what was predicted for its places is judged by it first."""
-        if not trace.users:
-            return
         known = [index for index, user in enumerate(trace.users) if self.knows(user)]
         if known:
             users, places_m = tuple(trace.users[index] for index in known), trace.positions_m[known]
@@ -75,6 +85,11 @@ class PathTracker:
             fresh = self.arrays.cascades(trace.bs_user, trace.ris_user, links, np.zeros((len(known), 3)))
             for user, error_db in zip(users, relative_error_db(predicted, fresh), strict=True):
                 self.errors_db[user] = float(error_db)
+        self._keep(trace)
+
+    def _keep(self, trace: Trace) -> None:
+        if not trace.users:
+            return
         self._traces = [*self._traces, trace][-_TRACES:]
         self._users = None
         self.errors_db = {user: error for user, error in self.errors_db.items() if self.knows(user)}

@@ -41,7 +41,8 @@ class Moment:
 class PageFeed:
     """The last decision, the last frames and a history.
 
-    `saw` and `decided` are called by the loop, `snapshot` by the page. deadline_ms: of the configured block.
+    `saw` and `decided` are called by the loop, `snapshot` by the page. deadline_ms: of the configured block. twin: how
+    a twin that is traced live stands (`controller.live_twin`), None for any other.
     """
 
     title: str
@@ -53,6 +54,7 @@ class PageFeed:
     frames: dict[str, ChannelFrame] = field(default_factory=dict)
     history: deque[Moment] = field(default_factory=lambda: deque(maxlen=HISTORY))
     zones: dict[str, str] = field(default_factory=dict)
+    twin: dict[str, Any] | None = None
     _made: tuple[int, bytes] = (-1, b"")
 
     def saw(self, frame: ChannelFrame) -> None:
@@ -91,6 +93,8 @@ class PageFeed:
             "missed": self.missed,
             "history": self._history(),
         }
+        if self.twin is not None:
+            shown["twin"] = self.twin
         if decision is not None:
             shown |= {
                 "block": decision.block,

@@ -98,7 +98,9 @@ def _application(feed: PageFeed, metrics: Metrics, table: HttpTable) -> Starlett
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def health(request: Request) -> Response:
-        return Response(b"ok\n", media_type="text/plain")
+        twin = feed.twin or {}
+        stale = f"twin stale: {twin['why']}\n" if twin.get("state") == "stale" else ""
+        return Response(f"ok\n{stale}", media_type="text/plain")
 
     async def live(websocket: WebSocket) -> None:
         if not _is_ours(websocket, table):

@@ -33,7 +33,7 @@ def quartile_powers(bundle: SiteBundle) -> tuple[float, float]:
 def test_without_a_twin_nothing_is_expected() -> None:
     prior = ZeroPrior(rows=3, antennas=2, entry_power=6.0)
     for position in (None, (1.0, 2.0, 3.0)):
-        mean = prior.mean(position)
+        mean = prior.mean("ue0", position)
         assert mean.shape == (3, 2)
         assert not mean.any()
     np.testing.assert_array_equal(prior.error_variances(mean, 1e-3), np.full((3, 2), 2.0))
@@ -43,7 +43,7 @@ def test_without_a_twin_nothing_is_expected() -> None:
 def test_an_effective_channel_is_as_strong_as_the_first_one_seen(rng: np.random.Generator) -> None:
     """Under any RIS state of unit modulus the rows' variances add up to the power of an entry."""
     prior = ZeroPrior(rows=5, antennas=2, entry_power=0.8)
-    variances = prior.error_variances(prior.mean(None), 1e-9)
+    variances = prior.error_variances(prior.mean("ue0", None), 1e-9)
     pattern = np.append(1.0, np.exp(2j * np.pi * rng.random(4)))
     np.testing.assert_allclose(np.abs(pattern) ** 2 @ variances, 0.8)
 
@@ -53,8 +53,8 @@ def test_a_twin_expects_its_own_channel() -> None:
     prior, channels = twin(bundle), SiteChannels(bundle)
     assert (prior.rows, prior.antennas) == (5, 6)
     place = (11.3, -5.2, 1.5)
-    np.testing.assert_array_equal(prior.mean(place), channels.cascade(place))
-    unknown = prior.mean(None)
+    np.testing.assert_array_equal(prior.mean("ue0", place), channels.cascade(place))
+    unknown = prior.mean("ue0", None)
     assert unknown.shape == (5, 6)
     assert not unknown.any()
 
@@ -62,7 +62,7 @@ def test_a_twin_expects_its_own_channel() -> None:
 def test_errors_are_a_share_of_the_channel() -> None:
     bundle = free_space_bundle()
     prior, (direct, over_ris) = twin(bundle), quartile_powers(bundle)
-    strong = prior.mean((11.0, -5.0, 1.5)) * 100.0
+    strong = prior.mean("ue0", (11.0, -5.0, 1.5)) * 100.0
     found = prior.error_variances(strong, 1e-30)
     np.testing.assert_allclose(found[0], RELATIVE_ERROR * np.mean(np.abs(strong[0]) ** 2))
     np.testing.assert_allclose(found[1:], RELATIVE_ERROR * np.mean(np.abs(strong[1:]) ** 2))
@@ -78,7 +78,7 @@ def test_no_error_is_ever_ruled_out(ris: bool, facing: bool) -> None:
     """Variances stay positive where no path leads: else nothing could ever be learnt there."""
     prior = twin(free_space_bundle(ris=ris, facing=facing))
     assert prior.rows == (5 if ris else 1)
-    variances = prior.error_variances(prior.mean(None), 1e-12)
+    variances = prior.error_variances(prior.mean("ue0", None), 1e-12)
     assert variances.shape == (prior.rows, 6)
     assert variances.min() > 0
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import itertools
 
-from ingest.messages import MESSAGE_TYPES, BlockDecision, ChannelFrame, FeedbackFrame, IqBlock, OutcomeFrame, StepBudget
+from ingest.messages import (
+    MESSAGE_TYPES,
+    BlockDecision,
+    ChannelFrame,
+    FeedbackFrame,
+    IqBlock,
+    OutcomeFrame,
+    StepBudget,
+    TwinFrame,
+)
 from ingest.topics import MAX_MESSAGE_BYTES, TOPICS
 
 
@@ -28,7 +37,7 @@ def test_measurements_come_in_and_decisions_go_out() -> None:
 
 def test_the_journal_keeps_all_that_a_replay_needs() -> None:
     kept = {topic.message for topic in TOPICS.values() if topic.journalled}
-    assert kept == {ChannelFrame, FeedbackFrame, OutcomeFrame, StepBudget, BlockDecision}
+    assert kept == {ChannelFrame, FeedbackFrame, OutcomeFrame, StepBudget, TwinFrame, BlockDecision}
 
 
 def test_limits_mean_something() -> None:

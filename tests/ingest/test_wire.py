@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ingest import wire
-from ingest.messages import MESSAGE_TYPES, ChannelFrame, IqBlock, Message, no_array
+from ingest.messages import MESSAGE_TYPES, ChannelFrame, IqBlock, Message, TwinFrame, no_array
 from ingest.topics import MAX_MESSAGE_BYTES, TOPICS
 from tests.random_channels import complex_normal, frame
 
@@ -26,6 +26,7 @@ ELEMENTS = {
     "<c8": st.complex_numbers(max_magnitude=1e18, allow_nan=False, allow_infinity=False, width=64),
     "<f8": FLOATS,
     "<f4": st.floats(allow_nan=False, allow_infinity=False, width=32),
+    "<i2": st.integers(-(2**15), 2**15 - 1),
 }
 LONG = 300
 
@@ -36,10 +37,22 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
     lengths = {letter: draw(st.integers(1, 4)) for spec in message_type.ARRAYS for letter in spec.dims}
     fields: dict[str, Any] = {
         name: draw(COUNTS)
-        for name in ("epoch", "seq", "t_ns", "block", "first_sample", "skipped", "decision_seq", "iterations")
+        for name in (
+            "epoch",
+            "seq",
+            "t_ns",
+            "asked_ns",
+            "block",
+            "first_sample",
+            "skipped",
+            "decision_seq",
+            "iterations",
+        )
     }
     fields |= {"designed_block": draw(COUNTS), "source": draw(NAMES), "user": draw(NAMES), "codec": draw(NAMES)}
-    fields |= {name: draw(POSITIVE) for name in ("rate_hz", "noise_power", "gain", "power", "lead_s", "rate_bps_hz")}
+    fields |= {
+        name: draw(POSITIVE) for name in ("rate_hz", "noise_power", "gain", "power", "lead_s", "trace_s", "rate_bps_hz")
+    }
     fields |= {name: draw(FLOATS) for name in ("snr_db", "sinr_db", "received_power_dbm")}
     fields |= {
         "center_hz": draw(POSITIVE),
@@ -66,6 +79,9 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
     fields["domain"] = draw(st.sampled_from(["effective", "cascade"]))
     if message_type is ChannelFrame and fields["domain"] == "cascade":
         lengths |= {"M": 0, "N": 0}
+    fields["errors_db"] = tuple(draw(st.lists(st.none() | FLOATS, min_size=users, max_size=users)))
+    if message_type is TwinFrame:
+        lengths |= {"X": 3}
     for spec in message_type.ARRAYS:
         shape = tuple(lengths[letter] for letter in spec.dims)
         dtype = draw(st.sampled_from(spec.dtypes))
@@ -74,7 +90,19 @@ def messages(draw: Any, message_type: type[Message]) -> Message:
             fields[spec.name] = wire.from_pairs(pairs, fields["full_scale"])
         else:
             fields[spec.name] = draw(hnp.arrays(np.dtype(dtype), shape, elements=ELEMENTS[dtype]))
+    if message_type is TwinFrame:
+        _make_whole(fields)
     return message_type(**{name: fields[name] for name in message_type.__struct_fields__})
+
+
+def _make_whole(fields: dict[str, Any]) -> None:
+    """Let the first user have all paths, and each path a length."""
+    for hop in ("bs", "ris"):
+        lengths = fields[f"{hop}_length_m"]
+        fields[f"{hop}_paths"] = np.zeros_like(fields[f"{hop}_paths"])
+        fields[f"{hop}_paths"][0] = len(lengths)
+        for name in ("length_m", "reach_m"):
+            fields[f"{hop}_{name}"] = np.abs(fields[f"{hop}_{name}"]) + 1.0
 
 
 def same(left: Message, right: Message) -> bool:

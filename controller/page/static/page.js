@@ -110,6 +110,16 @@ function showFacts(now) {
   set("power", now.power_w ? `${(10 * Math.log10(now.power_w)).toFixed(1)} dBW` : "–");
   set("promised", percent(last(now.history.promised)));
   set("realised", percent(last(now.history.realised)));
+  showTwin(now.twin);
+}
+
+// A twin that is traced live: how old its newest trace is, or why it is stale.
+function showTwin(twin) {
+  $("live-twin").hidden = !twin;
+  if (!twin) return;
+  const age = twin.age_s === null ? "not traced yet" : `${twin.age_s.toFixed(1)} s`;
+  set("twin", twin.state === "stale" ? `stale, ${age}` : age, { fresh: "good", stale: "bad" }[twin.state] ?? "warn");
+  $("twin").title = twin.why || `a trace takes ${twin.trace_ms} ms`;
 }
 
 function cell(text, className) {
