@@ -24,6 +24,7 @@ from controller.log import logger
 from controller.metrics import Metrics, TwinMetrics
 from controller.page.feed import PageFeed, page_channels
 from controller.page.server import PageServer
+from controller.page.site_plan import site_plan
 from controller.prior import TwinPrior
 from controller.session import Session
 from ingest.clock import MonotonicClock
@@ -192,7 +193,9 @@ def _running(
         stack.callback(source.close)
         pipeline, metadata = build_pipeline(config)
         metrics = Metrics(twinbeam_version())
-        feed = PageFeed(title, config.block.deadline_s * 1e3, page_channels(pipeline.prior))
+        channels = page_channels(pipeline.prior)
+        zone_m = config.zones.cell_m if config.zones.method == "grid" else None
+        feed = PageFeed(title, config.block.deadline_s * 1e3, channels, plan=site_plan(channels, zone_m))
         publisher = None
         if config.emit.bind:
             publisher = DecisionPublisher(Endpoint(config.emit.bind, bind=True, remote=config.emit.remote))

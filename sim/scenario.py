@@ -6,6 +6,7 @@ All times are seconds since the testbed began, all places the site's coordinates
 from __future__ import annotations
 
 import math
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -14,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ingest.errors import InputRefused
+from ingest.errors import InputRefused, UsageRefused
 from ingest.settings_file import read_toml, validated
-from sim.site import site_path
+from sim.site import site_path, sites_folder
 from sim.tracks import Track, read_points, walked
 
 Real = npt.NDArray[np.float64]
@@ -156,7 +157,7 @@ def load_scenario(path: Path) -> Scenario:
     folder = path.parent
     return told.model_copy(
         update={
-            "site": None if told.site is None else _beside(folder, told.site),
+            "site": None if told.site is None else _twin(folder, told.site),
             "tracks": tuple(_with_points(one, folder) for one in told.tracks),
             "blockers": tuple(_with_points(one, folder) for one in told.blockers),
             "changes": tuple(one.model_copy(update={"site": str(_world_file(folder, one))}) for one in told.changes),
@@ -164,12 +165,28 @@ def load_scenario(path: Path) -> Scenario:
     )
 
 
+def scenario_path(name_or_path: str) -> Path:
+    """The scenario file that a user means: a path, or the name of one that we ship, `quad/street`."""
+    if os.path.isfile(name_or_path):
+        return Path(name_or_path)
+    shipped = sites_folder() / (name_or_path.removesuffix(".toml") + ".toml")
+    if os.path.isfile(shipped) and shipped.name != "site.toml":
+        return shipped
+    files = sorted(sites_folder().glob("*/*.toml"))
+    known = ", ".join(str(file.relative_to(sites_folder()))[:-5] for file in files if file.name != "site.toml")
+    raise UsageRefused("no such scenario", where=name_or_path, mend=f"a path to a TOML file, or one of: {known}")
+
+
 def _beside(folder: Path, name: str) -> str:
     """A path relative to the scenario, where there is something; else as it is told, which may be a shipped site."""
-    try:
-        return str(folder / name) if (folder / name).exists() else name
-    except (OSError, ValueError):
-        return name
+    there = os.path.join(folder, name)
+    return os.path.abspath(there) if os.path.exists(there) else name
+
+
+def _twin(folder: Path, name: str) -> str:
+    """The site as `demo --site` takes it: a shipped one by its name, others by their bundle."""
+    found = _beside(folder, name)
+    return found if found == name or found.endswith(".h5") else str(site_path(found).with_name("twin.h5"))
 
 
 def _world_file(folder: Path, change: Change) -> Path:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from controller.audit import OutageAudit
 from controller.mailbox import MAX_USERS
+from controller.page.site_plan import NO_PLAN
 from controller.pipeline import State
 from controller.prior import TwinPrior
 from ingest.messages import BlockDecision, ChannelFrame
@@ -42,7 +43,7 @@ class PageFeed:
     """The last decision, the last frames and a history.
 
     `saw` and `decided` are called by the loop, `snapshot` by the page. deadline_ms: of the configured block. twin: how
-    a twin that is traced live stands (`controller.live_twin`), None for any other.
+    a twin that is traced live stands (`controller.live_twin`), None for any other. plan: what `site_plan` made.
     """
 
     title: str
@@ -54,6 +55,7 @@ class PageFeed:
     frames: dict[str, ChannelFrame] = field(default_factory=dict)
     history: deque[Moment] = field(default_factory=lambda: deque(maxlen=HISTORY))
     zones: dict[str, str] = field(default_factory=dict)
+    plan: bytes = NO_PLAN
     twin: dict[str, Any] | None = None
     _made: tuple[int, bytes] = (-1, b"")
 
@@ -129,6 +131,7 @@ class PageFeed:
             {
                 "name": user,
                 "zone": self.zones.get(user, ""),
+                "position_m": self._position_m(user),
                 "validity": decision.validity[k],
                 "sinr_db": round(float(decision.sinr_db[k]), 2),
                 "promised_outage": round(float(decision.promised_outage[k]), 4),
@@ -136,6 +139,11 @@ class PageFeed:
             }
             for k, user in enumerate(decision.users)
         ]
+
+    def _position_m(self, user: str) -> list[float] | None:
+        """Where a user believes it is."""
+        frame = self.frames.get(user)
+        return None if frame is None or frame.position_m is None else [round(one, 2) for one in frame.position_m]
 
     def _ris(self, decision: BlockDecision) -> dict[str, Any] | None:
         if decision.theta.size == 0:

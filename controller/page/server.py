@@ -102,6 +102,9 @@ def _application(feed: PageFeed, metrics: Metrics, table: HttpTable) -> Starlett
         stale = f"twin stale: {twin['why']}\n" if twin.get("state") == "stale" else ""
         return Response(f"ok\n{stale}", media_type="text/plain")
 
+    async def site(request: Request) -> Response:
+        return Response(feed.plan, media_type="application/json", headers=_HEADERS)
+
     async def live(websocket: WebSocket) -> None:
         if not _is_ours(websocket, table):
             await websocket.close(code=1008)
@@ -115,6 +118,7 @@ def _application(feed: PageFeed, metrics: Metrics, table: HttpTable) -> Starlett
             Route("/", index),
             Route("/metrics", prometheus),
             Route("/health", health),
+            Route("/site", site),
             WebSocketRoute("/live", live),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]

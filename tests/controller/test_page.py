@@ -23,8 +23,12 @@ from controller.mailbox import Inputs
 from controller.metrics import Metrics
 from controller.page.feed import PageFeed
 from controller.page.server import PageServer
+from controller.page.site_plan import site_plan
 from controller.pipeline import Pipeline
 from ingest.errors import UsageRefused
+from sim.bundle import load_bundle
+from sim.channels import SiteChannels
+from sim.site import sites_folder
 from tests.browser import CHROMIUM, Browser
 from tests.processes import running
 from tests.random_channels import budget, complex_normal, frame
@@ -47,6 +51,8 @@ def test_its_numbers_move(tmp_path: Path) -> None:
             assert browser.text("#link") == "live"
             assert browser.evaluate("document.querySelectorAll('.plot canvas').length") >= 5
             assert browser.evaluate(DRAWN) >= 5, "every plot has ink on it"
+            assert not browser.evaluate("document.getElementById('site').hidden")
+            assert browser.evaluate(SITE_COLOURS) > 40, "streets by gain, arrays, zones and users"
             browser.evaluate(
                 "(() => { const s = document.getElementById('user'); s.value = 'ue2';"
                 " s.dispatchEvent(new Event('change')); })()"
@@ -65,6 +71,15 @@ DRAWN = """[...document.querySelectorAll('.plot canvas')].filter((canvas) => {
   for (let i = 3; i < pixels.length; i += 4) if (pixels[i]) return true;
   return false;
 }).length"""
+
+
+SITE_COLOURS = """(() => {
+  const canvas = document.getElementById('plan');
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  const found = new Set();
+  for (let i = 0; i < pixels.length; i += 4) if (pixels[i + 3] > 200) found.add(pixels.slice(i, i + 3).join());
+  return found.size;
+})()"""
 
 
 @pytest.fixture
@@ -98,7 +113,7 @@ def test_what_is_served(served: PageServer) -> None:
     assert "default-src 'self'" in headers["content-security-policy"]
     assert get(served, "/health")[::2] == (200, b"ok\n")
     assert get(served, "/metrics")[0] == 200
-    for path in ("/static/page.js", "/static/page.css", "/static/vendor/uplot/uPlot.iife.min.js"):
+    for path in ("/static/page.js", "/static/plan.js", "/static/page.css", "/static/vendor/uplot/uPlot.iife.min.js"):
         assert get(served, path)[0] == 200, path
     for path in ("/nothing", "/static/../server.py", "/static/%2e%2e/server.py", "/static/vendor"):
         assert get(served, path)[0] == 404, path
@@ -122,6 +137,34 @@ def test_the_socket_tells_the_newest_decision(served: PageServer) -> None:
     assert told["decisions"] == 1
     assert told["rung"] == "linear"
     assert told["ris"] is None
+
+
+def test_a_site_is_told_by_what_its_bundle_has(served: PageServer) -> None:
+    assert get(served, "/site")[::2] == (200, b"null"), "there is none"
+    channels = SiteChannels(load_bundle(sites_folder() / "munich" / "twin.h5"))
+    told, bundle = json.loads(site_plan(channels, 20.0)), channels.bundle
+    assert (told["name"], told["zone_m"], told["spacing_m"]) == ("munich", 20.0, 2.0)
+    assert np.allclose(told["points_m"], bundle.positions_m[:, :2], atol=0.01)
+    assert len(told["points_m"]) + len(told["indoors_m"]) == len(bundle.site.users.grid_m())
+    assert not {tuple(place) for place in told["points_m"]} & {tuple(place) for place in told["indoors_m"]}
+    for link, gain_db in enumerate(told["gain_db"]):
+        power = np.sum(np.abs(bundle.bs_user.gain[bundle.bs_user.rows(link)]) ** 2)
+        assert (gain_db is None) == (power == 0)
+        assert gain_db is None or gain_db == pytest.approx(10 * np.log10(power), abs=0.06)
+    assert (told["bs"]["yaw_deg"], told["bs"]["width_deg"]) == (164.0, 65.0)
+    assert told["ris"]["width_m"] == pytest.approx(16 * bundle.site.wavelength_m / 2)
+
+
+def test_users_are_shown_where_they_say_they_are() -> None:
+    channel = msgspec.structs.replace(
+        frame(complex_normal(np.random.default_rng(0), 1, 4)), position_m=(1.234, -5.678, 1.5)
+    )
+    controller = Pipeline.build(Config(), None, {})
+    state, decision = controller.step(controller.start(), Inputs(channels=(channel,)), budget(0))
+    feed = PageFeed("where", 6.0, None)
+    feed.saw(channel)
+    feed.decided(decision, 2e-3, state, missed=False)
+    assert json.loads(feed.snapshot())["users"][0]["position_m"] == [1.23, -5.68, 1.5]
 
 
 @pytest.mark.parametrize("tones_hz", [np.zeros(4), np.array([0.0, 1.0, 3.0, 4.0]), -np.arange(4.0)])

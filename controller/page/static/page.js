@@ -154,6 +154,7 @@ function show(now) {
     drawBeams(now.beam);
     drawChannel(now.cir);
     drawRis(now.ris);
+    drawPlan(now.users);
   }
 }
 
