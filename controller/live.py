@@ -121,7 +121,7 @@ def run_demo(settings: DemoSettings, start_tracer: TracerStarter | None = None) 
             rate_target_bps_hz=config.link.rate_target_bps_hz,
             scenario=settings.scenario,
         )
-        check_demo(world, testbed, settings.emulators)
+        check_demo(world, testbed, settings.emulators, iq=settings.iq)
         wiring = Wiring(Endpoint(frames, bind=False), Endpoint(decisions, bind=False), WELCOME, settings.emulators)
         source = LiveReceiver(config) if settings.iq else ZmqSource(Endpoint(frames, bind=True, socket="pull"))
         title = f"demo: {settings.site}"

@@ -59,6 +59,8 @@ class IqTestbed(Testbed):
     `UsageRefused` where blocks are no multiple of a frame, or `plan_band` does.
     """
 
+    SENDS_IQ = True
+
     def __init__(self, world: SiteChannels, settings: TestbedSettings, radio: RadioSettings | None = None) -> None:
         super().__init__(world, settings)
         radio = radio or RadioSettings()
@@ -171,7 +173,7 @@ class IqTestbed(Testbed):
         hiss *= np.float32(10 ** (hiss_dbm / 20) / np.sqrt(2))
         air += hiss
         air *= self.chains.gains.astype(np.complex64)[:, None]
-        return begin, air
+        return begin, self._chains.heard(air, RATE_HZ)
 
     def _ssb_samples(self, late_s: float) -> tuple[int, Samples]:
         """First sample after the frame's start, and samples [1, T], of the slot with the SSB, `late_s` late."""

@@ -238,6 +238,9 @@ def _later(world: SiteChannels, scenario: Scenario) -> list[Act]:
             if getattr(site, name) != getattr(first, name):
                 mend = f"the scene may change, its [{name}] may not" if name != "carrier_hz" else "build it alike"
                 raise UsageRefused(f"{name} is not that of {first.name}", where=where, mend=mend)
+        for name in ("hardware", "position"):
+            if getattr(read[path].bundle.settings, name) != getattr(world.bundle.settings, name):
+                raise UsageRefused(f"[world] {name} is not that of {first.name}", where=where, mend="build it alike")
         later.append(Act(change.at_s, change.blend_s, read[path]))
     return later
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from ingest.errors import InputRefused, UsageRefused
 from ingest.messages import BlockDecision, ChannelFrame, Message, OutcomeFrame, Vector, no_array
 from sim.channels import SiteChannels
-from sim.mobility import PositionError, Walk
+from sim.fidelity.in_testbed import BaseStationChains, OnAir, position_errors
+from sim.mobility import Walk
 from sim.scenario import Scenario
 from sim.stage import Link, open_stage, user_tracks
 from sim.tracks import Mover, OnTrack
@@ -63,10 +64,11 @@ class Testbed:
     """Blocks of a simulated world. Per block: `measure`, then `transmit` what was decided.
 
     All of it is a function of the worlds' bundles, the settings and the decisions. `InputRefused` or `UsageRefused`
-    where the scenario does not fit the world.
+    where the scenario does not fit the world, or a knob of the world would not be obeyed.
     """
 
     __test__ = False
+    SENDS_IQ = False
 
     def __init__(self, world: SiteChannels, settings: TestbedSettings) -> None:
         self.settings = settings
@@ -75,15 +77,15 @@ class Testbed:
         self._seq: Counter[str] = Counter()
         rng = np.random.default_rng(settings.seed)
         self._walks = movers(world, settings, rng.spawn(settings.users))
-        self._errors = [
-            PositionError(settings.position_sigma_m, settings.position_correlation_s, child)
-            for child in rng.spawn(settings.users)
-        ]
+        knobs, usual = world.bundle.settings, (settings.position_sigma_m, settings.position_correlation_s)
+        self._errors = position_errors(knobs.position, settings.seed, usual, rng.spawn(settings.users))
+        self._chains = BaseStationChains(knobs.hardware, world.antennas, settings.seed, iq=self.SENDS_IQ)
         self._noise_rng = rng.spawn(1)[0]
         self._tones_hz = np.asarray((np.arange(TONES) - TONES // 2) * (settings.bandwidth_hz / TONES), np.float64)
         self._scored_hz = np.zeros(1)
         self._theta: Complex = np.ones(world.elements, np.complex128)
         self._decision: BlockDecision | None = None
+        self._on_air = OnAir.of(np.zeros((world.antennas, 0)), None)
 
     def user_name(self, index: int) -> str:
         return f"ue{index}"
@@ -118,6 +120,7 @@ class Testbed:
         if decision is not None:
             self._check_fit(decision)
             self._decision = decision
+            self._on_air = self._chains.on_air(decision.precoder)
             if decision.theta.size:
                 self._theta = decision.theta.astype(np.complex128)
         self._advance(self.settings.lead_s)
@@ -139,6 +142,7 @@ class Testbed:
 
     def _advance(self, seconds: float) -> None:
         self._world.advance(seconds)
+        self._chains.advance(seconds)
         for walk, error in zip(self._walks, self._errors, strict=True):
             walk.advance(seconds)
             error.advance(seconds)
@@ -146,7 +150,7 @@ class Testbed:
     def _uplink(self, index: int, t_ns: int) -> ChannelFrame:
         channel = self._world.effective_cfr(self._walks[index].position_m, self._theta, self._tones_hz)
         noise_power = self._uplink_noise_power()
-        measured = self._as_received(channel, noise_power)
+        measured = self._as_received(self._chains.channel(channel), noise_power)
         return self._frame(
             index,
             t_ns,
@@ -166,7 +170,7 @@ class Testbed:
             t_ns,
             domain="cascade",
             noise_power=noise_power,
-            cfr=self._as_received(channel, noise_power)[:, :, None],
+            cfr=self._as_received(self._chains.channel(channel[:, :, None]), noise_power),
             tones_hz=np.zeros(1),
             ris_patterns=no_array(channel.shape[0], 0),
         )
@@ -235,8 +239,9 @@ class Testbed:
         wanted_w = all_w = np.zeros(len(self._scored_hz))
         if decision is not None and decision.precoder.size:
             channel = self._world.effective_cfr(self._walks[index].position_m, self._theta, self._scored_hz)
-            received_w = np.abs(decision.precoder.T @ channel) ** 2
-            all_w = received_w.sum(axis=0)
+            channel = self._chains.channel(channel)
+            received_w = np.abs(self._on_air.precoder.T @ channel) ** 2
+            all_w = received_w.sum(axis=0) + self._on_air.spilt_power(channel)
             wanted_w = received_w[decision.users.index(name)] if name in decision.users else wanted_w
         rate_bps_hz = float(np.mean(np.log1p(wanted_w / (all_w - wanted_w + noise_w)))) / math.log(2.0)
         sinr = math.expm1(rate_bps_hz * math.log(2.0))  # over several tones the one that gives the same rate

@@ -70,11 +70,11 @@ def run_testbed(
                 output.close()
 
 
-def check_demo(world: Path, settings: TestbedSettings, emulators: Sequence[Stream]) -> None:
+def check_demo(world: Path, settings: TestbedSettings, emulators: Sequence[Stream], *, iq: bool = False) -> None:
     """Refuse, before anything runs, a scenario or emulators that do not fit the world. Raises as `Testbed` does."""
     channels = SiteChannels(load_bundle(world))
     check_streams(emulators, settings.users, channels.antennas)
-    Testbed(channels, settings)
+    (IqTestbed if iq else Testbed)(channels, settings)
 
 
 def emulator_output(testbed: Testbed, emulators: Sequence[Stream]) -> EmulatorOutput:

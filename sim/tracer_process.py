@@ -27,6 +27,8 @@ import numpy.typing as npt
 
 from ingest.errors import TwinbeamError
 from ingest.packing import packed, unpacked
+from sim.fidelity.knobs import PositionSettings
+from sim.fidelity.position import user_offsets_m
 from sim.paths import PathTable, empty_table
 from sim.site import Site, load_site
 from sim.tracker import Trace
@@ -217,12 +219,15 @@ def _tracer(site: Site, folder: Path, most_users: int, world: bool, samples: int
     settings = site.world if world else site.twin
     if samples is not None:
         settings = settings.model_copy(update={"samples": samples})
+    if world:
+        settings = settings.model_copy(update={"position": PositionSettings()})  # of reports: the testbed errs
     return SceneTracer.load(site, settings, world=world, folder=folder, batch=most_users)
 
 
 def _answer(site: Site, tracer: Any, question: _Question) -> _Answer:
     begun_s = time.perf_counter()
-    places_m = np.asarray(question.positions_m)
+    # A twin that errs says of a place what is so elsewhere.
+    places_m = question.positions_m - user_offsets_m(tracer.settings.position, question.users)
     bs_user = tracer.trace(site.bs, site.bs.pattern, places_m)
     ris_user = tracer.trace(site.ris, "iso", places_m) if site.ris else empty_table(len(places_m))
     return _Answer(question, bs_user, ris_user, time.perf_counter() - begun_s)

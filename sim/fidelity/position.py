@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,14 @@ def position_offsets_m(settings: PositionSettings, users: int, rng: np.random.Ge
     generator = rng or np.random.default_rng(settings.seed)
     errors = settings.sigma_m * generator.normal(size=(1 if settings.common else users, 3))
     return np.array(np.broadcast_to(errors, (users, 3)))
+
+
+def user_offsets_m(settings: PositionSettings, users: Sequence[str]) -> Real:
+    """An error for each user that stays with its name, or one for all with `common`. Shape [users, 3]."""
+    if settings.common:
+        return position_offsets_m(settings, len(users))
+    rngs = [np.random.default_rng([settings.seed, crc32(user.encode())]) for user in users]
+    return np.reshape([position_offsets_m(settings, 1, rng)[0] for rng in rngs], (-1, 3))
 
 
 def misplaced(bundle: SiteBundle, settings: PositionSettings, rng: np.random.Generator | None = None) -> SiteBundle:
