@@ -153,6 +153,10 @@ def test_bad_usage_is_exit_code_2(arguments: list[str], told: str) -> None:
     ("arguments", "told"),
     [
         (["demo", "--site", "atlantis"], "atlantis"),
+        (["demo", "--scenario", "atlantis"], "one of: quad/street"),
+        (["demo", "--scenario", "quad/street", "--users", "2"], "3 tracks for 2 users"),
+        (["demo", "--emulator", "tcp://10.0.0.2:5555"], "is another host"),
+        (["demo", "--emulator", "tcp://127.0.0.1:5555?antenna=16"], "there is no antenna 16"),
         (["twin", "build", "atlantis"], "atlantis"),
         (["run", "nowhere.toml"], "nowhere.toml"),
         (["check", "nowhere.toml"], "nowhere.toml"),

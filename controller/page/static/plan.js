@@ -17,15 +17,20 @@ function gainColour(share) {
   return `rgb(${mix.join(" ")})`;
 }
 
-// From metres to pixels of a canvas: the whole site, as large as it fits, north upwards.
-function viewOf(width, height) {
+// What is shown of the site, in metres.
+function bounds() {
   const arrays = [site.bs, site.ris].filter(Boolean).map((one) => one.position_m);
   const places = [...site.points_m, ...site.indoors_m, ...arrays];
   const xs = places.map((place) => place[0]);
   const ys = places.map((place) => place[1]);
   const least = (values) => values.reduce((a, b) => Math.min(a, b)) - MARGIN_M;
   const most = (values) => values.reduce((a, b) => Math.max(a, b)) + MARGIN_M;
-  const [west, east, south, north] = [least(xs), most(xs), least(ys), most(ys)];
+  return [least(xs), most(xs), least(ys), most(ys)];
+}
+
+// From metres to pixels of a canvas: the whole site, as large as it fits, north upwards.
+function viewOf(width, height) {
+  const [west, east, south, north] = bounds();
   const scale = Math.min(width / (east - west), height / (north - south));
   const left = (width - scale * (east - west)) / 2;
   const top = (height - scale * (north - south)) / 2;
@@ -96,7 +101,7 @@ function drawRisPanel(context, view) {
   const towards = (-site.ris.yaw_deg * Math.PI) / 180;
   const half = Math.max((view.scale * site.ris.width_m) / 2, 8);
   const [along, across] = [[Math.cos(towards), Math.sin(towards)], [-Math.sin(towards), Math.cos(towards)]];
-  context.strokeStyle = PALETTE[0];
+  context.strokeStyle = colour("--ink");
   context.lineWidth = 4;
   context.beginPath();
   context.moveTo(x - half * across[0], y - half * across[1]);
@@ -108,7 +113,7 @@ function drawRisPanel(context, view) {
   context.lineTo(x + 2 * half * along[0], y + 2 * half * along[1]);
   context.stroke();
   context.lineWidth = 1;
-  label(context, x, y, "RIS", PALETTE[0]);
+  label(context, x, y, "RIS", colour("--ink"));
 }
 
 function mark(context, x, y, text, fill) {
@@ -179,6 +184,8 @@ function drawPlan(users) {
 fetch("/site").then((answer) => answer.json()).then((told) => {
   site = told;
   if (!site) return;
+  const [west, east, south, north] = bounds();
+  $("site").className = east - west > 1.4 * (north - south) ? "wide" : "";
   $("site").hidden = false;
   $("site-name").textContent = `${site.name}, ${(site.carrier_hz / 1e9).toFixed(2)} GHz`;
 });
