@@ -18,8 +18,6 @@ from sim.testbed import Testbed, TestbedSettings
 from tests.sim.hand_made import free_space_bundle
 from tests.sim.test_emulator_output import CONFIG, Peer
 
-pytestmark = pytest.mark.kernel
-
 
 def test_streams_are_named_by_address_user_and_antenna() -> None:
     assert parse_streams(
