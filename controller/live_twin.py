@@ -78,6 +78,7 @@ class LiveTwin:
     _thread: threading.Thread | None = field(default=None, init=False)
     _traces: int = field(default=0, init=False)
     _deaths_told: int = field(default=0, init=False)
+    _errors_db: tuple[float, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         table = self.config.twin
@@ -133,14 +134,10 @@ class LiveTwin:
         self._judge.take(trace)
         self._traces += 1
         self.staleness.came(trace.t_ns, came_ns, trace_s)
-        return frame_of(
-            trace,
-            self._judge.errors_db,
-            epoch=self.tracer.deaths,
-            seq=self._traces,
-            came_ns=came_ns,
-            trace_s=trace_s,
-        )
+        errors_db, life = self._judge.errors_db, self.tracer.deaths
+        frame = frame_of(trace, errors_db, epoch=life, seq=self._traces, came_ns=came_ns, trace_s=trace_s)
+        self._errors_db = tuple(error_db for error_db in frame.errors_db if error_db is not None)
+        return frame
 
     # ---- the loop ---------------------------------------------------------------------------------------------
 
@@ -152,7 +149,7 @@ class LiveTwin:
         if self.staleness.look(now_ns, dead=dead, starting=tracer.status == "starting"):
             self._log()
         stale, age_s = self.staleness.state != "fresh", self.staleness.age_s(now_ns)
-        errors_db = [error for error in dict(self._judge.errors_db).values() if np.isfinite(error)]
+        errors_db = self._errors_db
         self.metrics.look(stale=stale, age_s=age_s, trace_s=tracer.trace_s, deaths=deaths, errors_db=errors_db)
         if page is not None:
             page.twin = {

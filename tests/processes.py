@@ -80,6 +80,14 @@ class Running:
         return self.process.wait(timeout=PATIENCE_S), out
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes that `pid` has started, and runs Python's multiprocessing in."""
+    children = [
+        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+    ]
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 @contextmanager
 def running(*arguments: str, folder: Path) -> Iterator[Running]:
     """A command in the background; killed in the end if it still runs."""

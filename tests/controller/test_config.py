@@ -41,6 +41,8 @@ def test_an_empty_file_is_a_configuration(tmp_path: Path) -> None:
         ("[learning]\nrank = 1.5", ["learning.rank"]),
         ("[http]\nhost = '0.0.0.0'", ["http", "remote"]),
         ("[http]\nport = 65536", ["http.port"]),
+        ("[twin]\nlive = true", ["[twin] live", "[site] bundle"]),
+        ("[twin]\ntrace_hz = 0.5", ["twin", "stale_after_s"]),
         ("[emit]\nbind = 'udp://127.0.0.1:1'", ["emit.bind"]),
         ("[emit]\nbind = 'tcp://0.0.0.0:5558'", ["tcp://0.0.0.0:5558", "remote"]),
         ("[source]\nuri = 'zmq+tcp://127.0.0.1:5557?sokcet=pull'", ["sokcet", "socket"]),

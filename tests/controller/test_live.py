@@ -21,7 +21,7 @@ from ingest import wire
 from ingest.journal import JournalReader
 from ingest.messages import BlockDecision
 from ingest.topics import TOPICS
-from tests.processes import PATIENCE_S, Running, call, last_json, running
+from tests.processes import PATIENCE_S, Running, call, children_of, last_json, running
 from tests.random_channels import complex_normal, frame
 
 BLOCKS = 80
@@ -147,14 +147,6 @@ def test_killed_it_leaves_a_journal_that_replays(tmp_path: Path) -> None:
     found = last_json(call("replay", str(journal), "--json", folder=tmp_path).stdout)
     assert found["decisions"] > 10
     assert found["rejected"] == {"truncated_end": 1}
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that `pid` has started, and runs Python's multiprocessing in."""
-    children = [
-        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-    ]
-    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_dead_testbed_ends_it_with_a_reason(tmp_path: Path) -> None:

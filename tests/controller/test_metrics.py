@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from controller.audit import OutageAudit
 from controller.config import Config
 from controller.mailbox import Inputs
-from controller.metrics import Metrics
+from controller.metrics import Metrics, TwinMetrics
 from controller.pipeline import Pipeline
 from tests.random_channels import budget, complex_normal, frame
 
@@ -31,6 +31,9 @@ def decided() -> Metrics:
     metrics.loop_lag(1e-4)
     metrics.audited(OutageAudit())
     metrics.totals({"non_finite": 3, "superseded": 1}, lost=2, unwritten=0)
+    twin = TwinMetrics(metrics.registry)
+    twin.look(stale=False, age_s=0.3, trace_s=0.1, deaths=2, errors_db=(-20.0, -30.0, -10.0))
+    twin.look(stale=True, age_s=1.3, trace_s=0.2, deaths=2, errors_db=())
     return metrics
 
 
@@ -61,6 +64,17 @@ def test_what_happened_is_counted() -> None:
     assert value(metrics, "twinbeam_input_fresh", topic="feedback") is None
     assert value(metrics, "twinbeam_users", validity="learning") == 1
     assert value(metrics, "twinbeam_build_info", version="1.2.3") == 1
+
+
+def test_a_live_twin_is_told() -> None:
+    metrics = decided()
+    assert value(metrics, "twinbeam_twin_stale") == 1
+    assert value(metrics, "twinbeam_twin_trace_age_seconds") == 1.3
+    assert value(metrics, "twinbeam_twin_trace_seconds") == 0.2
+    assert value(metrics, "twinbeam_twin_tracer_deaths_total") == 2
+    assert value(metrics, "twinbeam_twin_tracker_error_ratio", of="median") == pytest.approx(0.01)
+    assert value(metrics, "twinbeam_twin_tracker_error_ratio", of="worst") == pytest.approx(0.1)
+    assert value(Metrics("1.0"), "twinbeam_twin_stale") is None, "of a twin that nobody traces nothing is said"
 
 
 def test_counters_never_fall() -> None:

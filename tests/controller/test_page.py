@@ -119,6 +119,22 @@ def test_what_is_served(served: PageServer) -> None:
         assert get(served, path)[0] == 404, path
 
 
+def test_a_stale_twin_is_told_where_health_is_asked_for() -> None:
+    feed = PageFeed("t", 6.0, None)
+    server = PageServer(HttpTable(port=0), feed, Metrics("1.0"))
+    server.start()
+    try:
+        for twin, told in (
+            ({"state": "fresh", "why": ""}, b"ok\n"),
+            ({"state": "stale", "why": "no trace for 1 s"}, b"ok\ntwin stale: no trace for 1 s\n"),
+        ):
+            feed.twin = twin
+            assert get(server, "/health")[::2] == (200, told)
+    finally:
+        server.close()
+    assert json.loads(feed.snapshot())["twin"]["state"] == "stale"
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: apt-get install prometheus")
 def test_promtool_takes_what_curl_gets(served: PageServer) -> None:
     checked = subprocess.run(
