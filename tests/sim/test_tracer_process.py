@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ingest.errors import UsageRefused
+from sim.fidelity.position import user_offsets_m
 from sim.paths import COLUMNS
 from sim.site import load_site
 from sim.tracer_process import LiveTracer
@@ -47,6 +48,8 @@ size_m = [12.0, 6.0]
 [twin]
 max_depth = 2
 samples = 5000
+[twin.position]
+sigma_m = 0.5
 """
 PLACES_M = np.array([[0.0, -3.0, 1.5], [6.0, 2.0, 1.5], [11.0, -1.0, 1.5]])
 PATIENCE_S = 180.0
@@ -124,9 +127,12 @@ def test_what_is_traced_beside_us_is_what_is_traced_here(tmp_path: Path) -> None
     site = load_site(tmp_path / "site.toml")
     here = SceneTracer.load(site, site.twin, world=False, folder=tmp_path, batch=3)
     assert site.ris is not None
+    # A twin that errs about positions says of a user's place what is so beside it.
+    beside_m = PLACES_M[:2] - user_offsets_m(site.twin.position, ("a", "b"))
+    assert np.abs(beside_m - PLACES_M[:2]).max() > 0.1
     tables: dict[str, Any] = {
-        "bs_user": here.trace(site.bs, site.bs.pattern, PLACES_M[:2]),
-        "ris_user": here.trace(site.ris, "iso", PLACES_M[:2]),
+        "bs_user": here.trace(site.bs, site.bs.pattern, beside_m),
+        "ris_user": here.trace(site.ris, "iso", beside_m),
     }
     assert same(found, Trace(0, ("a", "b"), PLACES_M[:2], **tables))
 

@@ -19,6 +19,8 @@ import pytest
 
 from sim.bundle import file_digest
 from sim.channels import SiteChannels
+from sim.fidelity.array_errors import element_errors
+from sim.fidelity.knobs import HardwareSettings
 from sim.site import load_site
 from sim.tracer import trace_site
 from tests.processes import PATIENCE_S, call, command, last_json
@@ -244,7 +246,9 @@ def test_channels_are_those_that_sionna_computes(tmp_path: Path) -> None:
 
 
 def test_cascades_are_those_of_a_bundle_at_its_grid(tmp_path: Path) -> None:
-    traced = {"samples": 20000, "max_depth": 2}
+    """But for what knobs do to them: elements that differ, and users who are not where they are said to be."""
+    knobs = {"hardware.mismatch_phase_deg": 30.0, "position.sigma_m": 0.2}
+    traced = {"samples": 20000, "max_depth": 2, **knobs}
     spec_file(tmp_path, samples=10, cfr=None, cascade={}, trace=traced, positions={"draw": "grid"})
     assert call("dataset", "make", "street.toml", folder=tmp_path).returncode == 0
     site = load_site(tmp_path / "site.toml")
@@ -252,8 +256,10 @@ def test_cascades_are_those_of_a_bundle_at_its_grid(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "street" / "shard-00000.h5") as file:
         positions_m, cascades = file["position_m"][:], file["cascade"][:]
     assert cascades.shape == (10, 5, 6)
-    for position_m, cascade in zip(positions_m, cascades, strict=True):
+    off_m = np.random.default_rng([1, 0]).normal(scale=0.2, size=(64, 3))[:10]
+    phases = element_errors(HardwareSettings(mismatch_phase_deg=30.0), 6)
+    for position_m, cascade in zip(positions_m - off_m, cascades, strict=True):
         assert channels.nearest(position_m)[1] < 1e-6
-        wanted = channels.cascade(position_m)
+        wanted = channels.cascade(position_m) * phases
         for row, other in zip(cascade, wanted, strict=True):
             np.testing.assert_allclose(row, other, atol=2e-3 * np.abs(other).max())

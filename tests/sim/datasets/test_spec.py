@@ -39,6 +39,8 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
         ({"cfr": {"tones": 8192, "bandwidth_hz": 1e8}, "shard_samples": 64000}, r"shards of 25\.2 GB.*shard_samples"),
         ({"trace": {"max_depht": 3}}, r"\[trace\].*did you mean 'max_depth'"),
         ({"trace": {"like": "both"}}, "trace.like"),
+        ({"trace": {"hardware.adc_bits": 4}}, r"\[trace\].*adc_bits acts on signals"),
+        ({"trace": {"position.correlation_s": 1.0}}, r"\[trace\].*correlation_s acts over time"),
         ({"trace": {"samples": 1}}, r"\[trace\].*'samples'"),
         ({"positions": {"draw": "everywhere"}}, "positions.draw"),
         ({"site": "atlantis"}, "no such site"),

@@ -11,7 +11,7 @@ from ingest.errors import UsageRefused
 from ingest.settings_file import validated
 from sim.channels import SiteChannels
 from sim.fidelity.knobs import GeometrySettings, PositionSettings, ReconstructionSettings
-from sim.fidelity.position import misplaced, position_error, position_offsets_m
+from sim.fidelity.position import misplaced, position_error, position_offsets_m, user_offsets_m
 from sim.fidelity.settings import FidelitySettings
 from sim.site import TraceSettings
 from tests.sim.hand_made import free_space_bundle
@@ -70,6 +70,7 @@ def test_knobs_come_back_from_their_text_and_serve_as_trace_settings() -> None:
         ("hardware", "adc_bits", 0),
         ("hardware", "adc_bits", 17),
         ("hardware", "adc_loading_db", 9.0),
+        ("hardware", "own_oscillators", True),
         ("hardware", "amplifier", {"smoothness": 0.0}),
         ("position", "sigma_m", -0.1),
         ("position", "correlation_s", 0.0),
@@ -107,5 +108,11 @@ def test_position_errors_have_their_spread_and_may_be_common() -> None:
     together = position_offsets_m(PositionSettings(sigma_m=0.5, common=True), 10)
     np.testing.assert_array_equal(together, np.tile(together[0], (10, 1)))
     np.testing.assert_array_equal(position_offsets_m(PositionSettings(), 3), np.zeros((3, 3)))
+    named = user_offsets_m(PositionSettings(sigma_m=0.5), ("a", "b", "a"))
+    np.testing.assert_array_equal(named[0], named[2])
+    assert np.abs(named[0] - named[1]).max() > 0.01
+    assert user_offsets_m(PositionSettings(sigma_m=0.5), ()).shape == (0, 3)
+    common = user_offsets_m(PositionSettings(sigma_m=0.5, common=True), ("a", "b"))
+    np.testing.assert_array_equal(common[0], common[1])
     over_time = position_error(PositionSettings(sigma_m=2.0, correlation_s=1.0), np.random.default_rng(0))
     assert (over_time.sigma_m, over_time.correlation_s) == (2.0, 1.0)
