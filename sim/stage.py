@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -170,10 +170,10 @@ class Stage:
         self, table: PathTable, link: int, step_m: Real, transmitter_m: Real, receiver_m: Real, screens: Real
     ) -> PathTable:
         """The paths of one link alone, as screens leave them."""
-        one = alone(table, link)
+        one = table.link(link)
         left = np.empty(one.paths)
         shade(one.columns, 0, step_m, transmitter_m, np.asarray(receiver_m), screens, self._wavelength_m, left)
-        return PathTable(one.offsets, one.gain * left, *(getattr(one, name) for name in _BEHIND_GAIN))
+        return replace(one, gain=one.gain * left)
 
     def _over_hop(self, index: int, screens: Real) -> SiteArrays:
         """The arrays of a world, whose way from base station to RIS is shaded too; worked out once for all users."""
@@ -187,18 +187,9 @@ class Stage:
         return arrays
 
 
-_BEHIND_GAIN = [field.name for field in fields(PathTable)][2:]
-
-
 def _total(shares: Iterable[Complex]) -> Complex:
+    """The sum; of one share that share, to the last bit."""
     return functools.reduce(np.add, shares)
-
-
-def alone(table: PathTable, link: int) -> PathTable:
-    """A table of one link of another."""
-    rows = table.rows(link)
-    columns = (getattr(table, field.name)[rows] for field in fields(PathTable)[1:])
-    return PathTable(np.array([0, rows.stop - rows.start], np.int64), *columns)
 
 
 def open_stage(world: SiteChannels, scenario: Scenario) -> Stage:
