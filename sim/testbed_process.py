@@ -22,7 +22,6 @@ from sim.bundle import load_bundle
 from sim.channels import SiteChannels
 from sim.emulator_push import EmulatorOutput, Snapshot, Stream, check_streams
 from sim.iq_testbed import IqTestbed
-from sim.scenario import Scenario
 from sim.testbed import Testbed, TestbedSettings
 
 _WELCOME_S = 60.0
@@ -72,9 +71,7 @@ def run_testbed(
 
 
 def check_demo(world: Path, settings: TestbedSettings, emulators: Sequence[Stream], *, iq: bool = False) -> None:
-    """Refuse, before anything runs, a scenario or emulators that do not fit the world. Raises as `Testbed` does."""
-    if settings.scenario == Scenario() and not emulators:
-        return
+    """Refuse, before anything runs, scenarios, knobs or emulators that do not fit the world. Raises as `Testbed` does."""
     channels = SiteChannels(load_bundle(world))
     check_streams(emulators, settings.users, channels.antennas)
     (IqTestbed if iq else Testbed)(channels, settings)
