@@ -71,7 +71,7 @@ def run_testbed(
 
 
 def check_demo(world: Path, settings: TestbedSettings, emulators: Sequence[Stream], *, iq: bool = False) -> None:
-    """Refuse, before anything runs, scenarios, knobs or emulators that do not fit the world. Raises as `Testbed` does."""
+    """Refuse, before anything runs, a scenario, knobs or emulators that do not fit. Raises as `Testbed` does."""
     channels = SiteChannels(load_bundle(world))
     check_streams(emulators, settings.users, channels.antennas)
     (IqTestbed if iq else Testbed)(channels, settings)
