@@ -94,7 +94,7 @@ class _Traced:
         flat = places_m.reshape(-1, 3)
         hop = tracer.trace(site.bs, site.bs.pattern, np.array([site.ris.position_m]))
         return cls(
-            SiteArrays(site, hop),
+            SiteArrays(site, hop, hardware=tracer.settings.hardware),
             places_m,
             tracer.trace(site.bs, site.bs.pattern, flat),
             tracer.trace(site.ris, "iso", flat),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.fidelity.knobs import Tree
 from sim.meshes import Mesh
 from sim.site import BaseStation, Mount, Ris, Site
 
@@ -17,7 +18,7 @@ _GROUND_M = 0.5
 """What is no higher than this over the lowest place is ground."""
 
 _UPWARDS, _UPRIGHT = 0.3, 0.2
-_BS_COLOUR, _RIS_COLOUR, _ZONE_COLOUR = "firebrick", "royalblue", "darkorange"
+_BS_COLOUR, _RIS_COLOUR, _ZONE_COLOUR, _TREE_COLOUR = "firebrick", "royalblue", "darkorange", "forestgreen"
 _HALF_POWER_DEG = 32.5
 """Half the width of a tr38901 element's beam (3GPP TR 38.901, table 7.3-1: 65 degrees at 3 dB)."""
 
@@ -49,6 +50,21 @@ def draw_plan(
     axes.tick_params(labelsize=7 if small else 9)
     if not small:
         axes.set(xlabel="x, east [m]", ylabel="y, north [m]")
+
+
+def draw_trees(axes: Any, trees: Sequence[Tree]) -> None:
+    """Crowns of trees from above."""
+    from matplotlib.patches import Ellipse, Patch, Rectangle
+
+    for index, tree in enumerate(trees):
+        x, y, _ = tree.middle_m
+        long_m, wide_m, _ = tree.size_m
+        crown: Patch = Ellipse((x, y), long_m, wide_m, angle=tree.yaw_deg)
+        if tree.shape == "box":
+            corner = x - long_m / 2, y - wide_m / 2
+            crown = Rectangle(corner, long_m, wide_m, angle=tree.yaw_deg, rotation_point="center")
+        crown.set(facecolor=_TREE_COLOUR, alpha=0.4, edgecolor="none", label=None if index else "trees")
+        axes.add_patch(crown)
 
 
 def _view(site: Site, users_m: Real) -> tuple[Real, Real]:

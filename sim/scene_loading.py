@@ -61,7 +61,8 @@ def load_scene(
     _apply_materials(rt, scene, site, world, knobs)
     if check:
         as_drawn = own is not None and not knobs.geometry.changes
-        check_site(site, own.bodies if own is not None and as_drawn else closed_bodies(scene_meshes(scene)))
+        bodies = own.bodies if own is not None and as_drawn else closed_bodies(scene_meshes(scene))
+        check_site(site.seen_with(knobs), bodies)
     return scene
 
 

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from ingest.errors import TwinbeamError, UsageRefused
 from sim.bundle import SiteBundle, load_bundle
+from sim.fidelity.knobs import Tree
 from sim.meshes import Mesh
-from sim.plan import draw_plan, view_size
+from sim.plan import draw_plan, draw_trees, view_size
 from sim.scene_loading import load_scene, own_scene, scene_meshes
 from sim.site import Site, load_site, site_path
 from sim.site_checks import check_site, closed_bodies, containing
@@ -53,10 +54,12 @@ def show_site(
     target = out or Path(f"{site.name}.png")
     if not target.parent.is_dir():
         raise UsageRefused("no such folder", where=str(target.parent), mend="make it, or name another by --out")
+    knobs = site.world if world else site.twin
     own = own_scene(site, path.parent)
-    scene, without = _traced_scene(site, path.parent, world, needed=own is None)
-    meshes = [mesh for _, mesh in own.surfaces] if own is not None else scene_meshes(scene)
-    bodies = own.bodies if own is not None else closed_bodies(meshes)
+    drawn = None if knobs.geometry.changes else own
+    scene, without = _traced_scene(site, path.parent, world, needed=drawn is None)
+    meshes = [mesh for _, mesh in drawn.surfaces] if drawn is not None else scene_meshes(scene)
+    bodies = drawn.bodies if drawn is not None else closed_bodies(meshes)
     file = path.with_name("world.h5" if world else "twin.h5")
     bundle = load_bundle(file) if file.is_file() else None
     grid_m = site.users.grid_m()
@@ -69,12 +72,13 @@ def show_site(
     if bundle is not None and coverage is not None:
         result |= {"bundle": str(file), "bundle_is_of_this_site": bundle.site == site}
         result |= _in_numbers(coverage)
+    site = site.seen_with(knobs)
     if problem := _problem(site, bodies):
         result["problem"] = problem
     picture = None if scene is None else rendered(scene, site, users_m)
     if without:
         result["not_rendered"] = without
-    _figure(target, site, meshes, users_m, coverage, zone_m, picture, problem)
+    _figure(target, site, meshes, knobs.foliage.trees, users_m, coverage, zone_m, picture, problem)
     return result | {"seconds": round(perf_counter() - begun, 3)}
 
 
@@ -155,6 +159,7 @@ def _figure(
     target: Path,
     site: Site,
     meshes: Sequence[Mesh],
+    trees: Sequence[Tree],
     users_m: Real,
     coverage: Coverage | None,
     zone_m: float,
@@ -168,8 +173,10 @@ def _figure(
     what = "users" if coverage is None else "from one antenna of the base station, all paths"
     plan = axes["plan"]
     draw_plan(plan, site, meshes, users_m, None if coverage is None else coverage.direct_db, zone_m, what)
+    draw_trees(plan, trees)
     if ris_db is not None:
         draw_plan(axes["ris"], site, meshes, users_m, ris_db, zone_m, "over the RIS, its elements in phase", small=True)
+        draw_trees(axes["ris"], trees)
     if picture is not None:
         axes["render"].imshow(picture)
         axes["render"].set_axis_off()

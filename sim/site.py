@@ -224,10 +224,20 @@ class Site(Table):
     def wavelength_m(self) -> float:
         return SPEED_OF_LIGHT_M_S / self.carrier_hz
 
+    def seen_with(self, knobs: FidelitySettings) -> Site:
+        """The site with the field of view of a knob, where it is turned."""
+        return self.model_copy(update={"bs": seeing(self.bs, knobs)})
+
     def surface_materials(self) -> Surfaces:
         """Materials of ground, walls and roofs of a GeoJSON or PLY scene that say nothing themselves."""
         preset, own = PRESETS[self.material_preset], self.surfaces
         return Surfaces(own.ground or preset.ground, own.wall or preset.wall, own.roof or preset.roof)
+
+
+def seeing(bs: BaseStation, knobs: FidelitySettings) -> BaseStation:
+    """The base station with the field of view of a knob, where it is turned."""
+    opening_deg = knobs.hardware.field_of_view_deg
+    return bs if opening_deg is None else bs.model_copy(update={"field_of_view_deg": opening_deg})
 
 
 def sites_folder() -> Path:

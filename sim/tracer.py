@@ -24,7 +24,7 @@ from sim.fidelity.settings import FidelitySettings
 from sim.llvm import choose_libllvm
 from sim.paths import DIFFUSE, PathTable, empty_table, joined, merged, strongest, within
 from sim.scene_loading import load_scene
-from sim.site import BaseStation, Mount, Site
+from sim.site import BaseStation, Mount, Site, seeing
 from sim.trace_settings import TraceSettings
 from sim.traced_links import Losses, paths_to_table
 
@@ -134,12 +134,10 @@ class SceneTracer:
             tables.append(self._trace_batch(receivers_m[start : start + self.batch]))
             done(min(start + self.batch, len(receivers_m)))
         self.scene.remove("tx")
-        table, opening_deg = joined(tables), self.settings.hardware.field_of_view_deg
-        if not isinstance(transmitter, BaseStation):
-            return table
-        if opening_deg is not None:
-            transmitter = transmitter.model_copy(update={"field_of_view_deg": opening_deg})
-        return within(table, transmitter.sees(table.departure))
+        table = joined(tables)
+        if isinstance(transmitter, BaseStation):
+            return within(table, seeing(transmitter, self.settings).sees(table.departure))
+        return table
 
     def antenna(self, pattern: str) -> Any:
         """A single antenna of Sionna RT's `pattern`."""

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from ingest.errors import InputRefused, UsageRefused
 from sim.bundle import LINKS, SiteBundle, load_bundle, save_bundle
+from sim.fidelity.settings import FidelitySettings
 from sim.paths import PathTable
-from sim.site import TraceSettings, load_site, sites_folder
+from sim.site import load_site, sites_folder
 from tests.sim.hand_made import random_bundle, random_table
 
 SEAL_BYTES = len("\n# twinbeam sha256 \n") + 64
@@ -252,12 +253,13 @@ def test_a_version_is_named(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["twin", "world"])
-def test_munich_ships_whole(name: str) -> None:
-    folder = sites_folder() / "munich"
+@pytest.mark.parametrize("place", ["munich", "quad"])
+def test_sites_ship_whole(place: str, name: str) -> None:
+    folder = sites_folder() / place
     path = folder / f"{name}.h5"
     assert path.stat().st_size < 5e6
     bundle, site = load_bundle(path), load_site(folder / "site.toml")
-    expected: TraceSettings = getattr(site, name)
+    expected: FidelitySettings = getattr(site, name)
     assert bundle.site == site
     assert bundle.settings == expected
     assert set(bundle.made_with) == {"sionna-rt", "mitsuba", "drjit"}
@@ -267,7 +269,8 @@ def test_munich_ships_whole(name: str) -> None:
     assert {(x, y) for x, y, _ in bundle.positions_m} <= grid
 
 
-def test_the_world_of_munich_is_richer_than_its_twin() -> None:
-    twin, world = (load_bundle(sites_folder() / "munich" / f"{name}.h5") for name in ("twin", "world"))
+@pytest.mark.parametrize("place", ["munich", "quad"])
+def test_a_world_is_richer_than_its_twin(place: str) -> None:
+    twin, world = (load_bundle(sites_folder() / place / f"{name}.h5") for name in ("twin", "world"))
     assert np.array_equal(twin.positions_m, world.positions_m)
     assert world.bs_user.paths > twin.bs_user.paths

@@ -25,10 +25,11 @@ from controller.zones import GridZones
 from ingest.errors import TwinbeamError, UsageRefused
 from sim import show
 from sim.bundle import save_bundle
+from sim.fidelity.knobs import Tree
 from sim.llvm import ENVIRONMENT
 from sim.meshes import Mesh
 from sim.paths import strongest
-from sim.plan import draw_plan
+from sim.plan import draw_plan, draw_trees
 from sim.show import coverage_of, show_site
 from sim.site import SPEED_OF_LIGHT_M_S, Site
 from tests.sim.blocks import BLOCK, block, box, box_ring, feature, geojson
@@ -105,6 +106,19 @@ def test_roofs_and_walls_are_where_the_buildings_are() -> None:
     segments = {tuple(sorted(map(tuple, np.round(segment, 6)))) for segment in walls.get_segments()}
     corners = [(-4.0, 1.0), (-1.0, 1.0), (-1.0, 3.0), (-4.0, 3.0)]
     assert segments == {tuple(sorted((corners[i], corners[(i + 1) % 4]))) for i in range(4)}
+
+
+def test_trees_stand_where_they_do() -> None:
+    box, crown = (
+        Tree.model_validate({"middle_m": [3.0, 4.0, 5.0], "size_m": [6.0, 2.0, 9.0], "shape": shape, "yaw_deg": 90.0})
+        for shape in ("box", "ellipsoid")
+    )
+    axes = Figure().add_subplot()
+    draw_trees(axes, (box, crown))
+    for patch in axes.patches:
+        corners = patch.get_patch_transform().transform_path(patch.get_path()).get_extents()
+        np.testing.assert_allclose([corners.min, corners.max], [[2.0, 1.0], [4.0, 7.0]], atol=1e-6)
+    assert [patch.get_label() for patch in axes.patches].count("trees") == 1
 
 
 def test_arrays_look_where_they_do() -> None:
@@ -259,6 +273,9 @@ def test_the_scene_is_rendered_beside_the_plan(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(show, "_RENDER_PIXELS", (96, 64))
     monkeypatch.setattr(show, "_RENDER_SAMPLES", 4)
     canyon = {"scene": "simple_street_canyon", "users": {"corner_m": [0.0, -6.0], "size_m": [12.0, 12.0]}}
+    knobs = {"geometry.shift_m": [0.0, -10.0, 0.0], "hardware.field_of_view_deg": 100.0}
+    moved = written(tmp_path, BLOCK | canyon | {"twin": knobs})
+    assert "inside of" in show_site(str(moved), out=whole)["problem"], "houses are drawn where the twin has them"
     result = show_site(str(written(tmp_path, BLOCK | canyon)), out=whole)
     assert result["bodies"] == 6
     assert result["positions"] == 49

@@ -200,7 +200,10 @@ def test_what_nothing_is_made_of_is_refused() -> None:
     assert "twinbeam-itu_metal" in str(refusal.value)
 
 
-def test_an_array_that_a_moved_house_stands_on_is_refused() -> None:
+def test_a_ris_in_a_moved_house_or_out_of_a_knob_s_view_is_refused() -> None:
     site = canyon(twin=PLAIN | {"geometry": {"shift_m": [0.0, -6.0, 0.0]}}, ris=CANYON["ris"])
     with pytest.raises(UsageRefused, match=r"the RIS at .* is inside of"):
+        SceneTracer.load(site, site.twin, world=False, folder=Path())
+    site = canyon(twin=PLAIN | {"hardware": {"field_of_view_deg": 10.0}})
+    with pytest.raises(UsageRefused, match="boresight, which sees 5° to each side"):
         SceneTracer.load(site, site.twin, world=False, folder=Path())
