@@ -40,7 +40,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 
 _JOIN_S = 5.0
 
-_NICENESS = 5
+_NICENESS = 10
 """The tracer would take all cores: the others on this machine, its controller first, go before it."""
 
 Status = Literal["starting", "ready", "dead"]
@@ -198,7 +198,7 @@ def _work(connection: Connection, site_file: str, most_users: int, world: bool, 
         try:
             site = load_site(Path(site_file))
             tracer = _tracer(site, Path(site_file).parent, most_users, world, samples)
-            _answer(site, tracer, _Question(0, ("warm-up",), site.users.grid_m()[:1]))
+            _answer(site, tracer, _warm_up(site, most_users))
             connection.send_bytes(_ENCODER.encode(_Answer()))
             while True:
                 question = _QUESTIONS.decode(connection.recv_bytes())
@@ -222,6 +222,13 @@ def _tracer(site: Site, folder: Path, most_users: int, world: bool, samples: int
     if world:
         settings = settings.model_copy(update={"position": PositionSettings()})  # of reports: the testbed errs
     return SceneTracer.load(site, settings, world=world, folder=folder, batch=most_users)
+
+
+def _warm_up(site: Site, most_users: int) -> _Question:
+    """Places all over the grid: what no path reaches compiles only half of what others need."""
+    grid_m = site.users.grid_m()
+    chosen = np.linspace(0, len(grid_m) - 1, most_users).round().astype(np.int64)
+    return _Question(0, tuple(f"warm{index}" for index in range(most_users)), grid_m[chosen])
 
 
 def _answer(site: Site, tracer: Any, question: _Question) -> _Answer:
