@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from sim.channels import SiteChannels
 from sim.fidelity.knobs import GeometrySettings, PositionSettings, ReconstructionSettings
 from sim.fidelity.position import misplaced, position_error, position_offsets_m, user_offsets_m
 from sim.fidelity.settings import FidelitySettings
-from sim.site import TraceSettings
+from sim.site import Site
+from sim.trace_settings import TraceSettings
+from tests.conftest import ROOT
+from tests.sim.canyon import CANYON
 from tests.sim.hand_made import free_space_bundle
 
 FULL: dict[str, Any] = {
@@ -81,6 +85,15 @@ def test_what_makes_no_sense_is_refused_in_one_line(table: str, key: str, value:
         validated(FidelitySettings, {table: {key: value}}, "world")
     assert table in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_page_s_tables_are_those_of_a_site_file() -> None:
+    page = (ROOT / "docs" / "fidelity.md").read_text()
+    told = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    site = validated(Site, CANYON | told, "site.toml")
+    assert site.twin.geometry.shift_length_m == 0.5
+    assert site.world.foliage.trees[0].size_m == (6.0, 6.0, 7.0)
+    assert site.world.hardware.on_signals == ["amplifier"]
 
 
 def test_misspelt_knobs_and_unknown_materials_are_refused() -> None:
