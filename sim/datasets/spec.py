@@ -176,9 +176,10 @@ def load_plan(path: Path) -> Plan:
 def _refuse_unused(settings: FidelitySettings, where: str) -> None:
     """A set holds channels of a moment: what acts on signals or over time would not be obeyed."""
     if names := settings.hardware.on_signals:
-        raise UsageRefused(f"hardware.{names[0]} acts on signals, not on channels", where=where, mend="leave it out")
+        what = f"hardware.{names[0]} acts on signals, not on channels"
+        raise UsageRefused(what, where=where, mend="hardware = {} in [trace]")
     if settings.position.correlation_s != PositionSettings().correlation_s:
-        raise UsageRefused("position.correlation_s acts over time", where=where, mend="leave it out")
+        raise UsageRefused("position.correlation_s acts over time", where=where, mend="position = {} in [trace]")
 
 
 def _site_file(name: str, beside: Path) -> Path:
