@@ -15,6 +15,7 @@ from random import Random
 
 import numpy as np
 
+from controller.twin_frames import frame_of
 from ingest import wire
 from ingest.journal import pack, unpack
 from ingest.messages import FeedbackFrame, IqBlock, Message, OutcomeFrame, no_array
@@ -23,12 +24,14 @@ from ingest.sources.gnuradio import GnuRadioSource
 from ingest.sources.srsran import SrsranSource
 from ingest.sources.zmq_stream import ZmqSource
 from ingest.topics import TOPICS
+from sim.tracker import Trace
 from tests.fuzz.formats import sometimes
 from tests.fuzz.formats_made import change_record, resized
 from tests.fuzz.mutate import NUMBERS, change_json, damage, overwrite
 from tests.fuzz.targets import Ready, Target
 from tests.ingest.stream_peers import double, symbol, tag, tagged, time_tuple, u64
 from tests.random_channels import budget, complex_normal, frame
+from tests.sim.hand_made import line_of_sight
 
 _LENGTH = struct.Struct("<BI")
 _PUSHED = "gnuradio+ipc://@fuzz?socket=pull&rate_hz=1e4&center_hz=1e9"
@@ -82,11 +85,15 @@ def _change_frames(data: bytes, rng: Random) -> bytes:
     return packed([each for each in messages if each])
 
 
+HERE = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+
+
 def _messages() -> list[Message]:
-    """One of every kind but the decision; the last one, a budget, is only ever read from a journal."""
+    """One of every kind but the decision; the last two, a trace and a budget, are only ever read from a journal."""
     rng = np.random.default_rng(5)
     common = {"source": "fuzz", "epoch": 1, "seq": 4, "t_ns": 5}
     samples = complex_normal(rng, 2, 9).astype(np.complex64)
+    traced = line_of_sight(np.zeros(3), HERE, 0.1)
     return [
         frame(complex_normal(rng, 2, 3), position_m=(1.0, 2.0, 3.0), pattern=np.ones(4)),
         IqBlock(**common, rate_hz=1e6, center_hz=1e9, first_sample=3, samples=samples),
@@ -95,6 +102,7 @@ def _messages() -> list[Message]:
                       powers_dbm=np.ones(2, np.float32), ris_pattern=no_array(0)),
         OutcomeFrame(**common, user="u", block=1, decision_seq=1, received_power_dbm=-50.0, sinr_db=3.0,
                      rate_bps_hz=1.0, ack=True),
+        frame_of(Trace(3, ("u", "v"), HERE, traced, traced), {"u": -3.0}, epoch=1, seq=4, came_ns=5, trace_s=0.1),
         budget(3),
     ]  # fmt: skip
 
@@ -110,7 +118,7 @@ def _wire(_: Path) -> Ready:
             wire.decode(wire.encode(message))
         return len(messages)
 
-    each = [[bytes(part) for part in wire.encode(message)] for message in _messages()[:-1]]
+    each = [[bytes(part) for part in wire.encode(message)] for message in _messages()[:-2]]
     return Ready(execute, [packed([one]) for one in each] + [packed(each)], sometimes(_change_frames), source.close)
 
 
