@@ -95,9 +95,13 @@ class SiteArrays:
         other.bs_ris = np.ascontiguousarray(np.tensordot(over_hop, at_carrier, (1, 0)))
         return other
 
-    def response(self, directions: Real) -> Complex:
-        """Phases of the base station's antennas towards unit vectors [L, 3]. Shape [L, N]."""
-        found = self._steered(directions, np.zeros(len(directions)), self._bs, self.antennas)
+    def response(self, directions: Real, far_m: Real | None = None) -> Complex:
+        """Phases of the base station's antennas towards unit vectors [L, 3]. Shape [L, N].
+
+        far_m [L]: how far off the waves end; None for plane waves.
+        """
+        bends = np.zeros(len(directions)) if far_m is None else 0.5 / (self._wave * far_m)
+        found = self._steered(directions, bends, self._bs, self.antennas)
         return found if self._errors is None else found * self._errors
 
     def per_path(self, bs_user: PathTable, tones_hz: Real) -> tuple[Complex, Complex]:
