@@ -7,8 +7,10 @@ from typing import Literal
 
 TwinState = Literal["starting", "fresh", "stale"]
 
-_DEAD_MEND = "it is started again by itself; if it dies again, twinbeam doctor"
+_DEAD_MEND = "twinbeam doctor, if it does not come back by itself"
 _SLOW_MEND = "fewer rays in [twin] trace_samples, or a longer [twin] stale_after_s"
+
+_STARTS_IN_S = 60.0
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Staleness:
     def look(self, now_ns: int, *, dead: str, starting: bool) -> bool:
         """Whether the state is another than at the last look. dead: what the tracer has just died of, "" if it lives.
 
-        starting: whether it has not yet loaded the site; of that nobody can say that it is late.
+        starting: whether it has not yet loaded the site and compiled, for which it has a minute.
         """
         before, came_ns = self.state, self._came_ns
         if dead:
@@ -61,9 +63,11 @@ class Staleness:
             elif self.state == "starting":
                 self._become("stale", now_ns, f"a trace takes {self._trace_s:.2g} s", _SLOW_MEND)
         waits_ns = max((at for at in (self.asked_ns, self._asking_ns) if at is not None), default=now_ns)
-        late = (now_ns - waits_ns) * 1e-9 > self.stale_after_s
-        if late and self._asking_ns is not None and not (self.state == "starting" and starting):
-            self._become("stale", now_ns, f"no trace for {self.stale_after_s:g} s", _SLOW_MEND)
+        begins = starting and self.state == "starting"
+        patience_s = max(self.stale_after_s, _STARTS_IN_S if begins else 0.0)
+        if self._asking_ns is not None and now_ns - waits_ns > patience_s * 1e9:
+            mend = _DEAD_MEND if begins else _SLOW_MEND
+            self._become("stale", now_ns, f"no trace for {patience_s:g} s", mend)
         return self.state != before
 
     def age_s(self, now_ns: int) -> float | None:

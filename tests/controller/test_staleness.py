@@ -58,6 +58,7 @@ def test_a_tracer_that_is_too_slow_is_stale_for_good() -> None:
 
 def test_one_that_starts_is_waited_for_and_one_that_is_ready_is_not() -> None:
     assert watched(60.0, Staleness(1.0, 0.1), {}, starting=True) == []
+    assert watched(90.0, Staleness(1.0, 0.1), {}, starting=True) == ["stale at 601"]
     assert watched(60.0, Staleness(1.0, 0.1), {}) == ["stale at 11"]
 
 
