@@ -313,6 +313,35 @@ def twin_show(
         _print(show_site(site, out=out, zone_m=zone_m, world=world), json)
 
 
+@twin_app.command("calibrate")
+def twin_calibrate(
+    site: Annotated[str, typer.Argument(help="A site as for show, or a DeepMIMO scenario's BS<b>_UE_….mat.")],
+    frames: Annotated[str, typer.Argument(help="Measured channel frames with positions: any source of frames.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; <site>-calibrated in the current one.")] = None,
+    zone_m: Annotated[float, typer.Option(min=0.1, max=1e6, help="Side of the zones of the report.")] = 20.0,
+    square_m: Annotated[float, typer.Option(min=0.1, max=1e6, help="Side of the squares that are held out.")] = 10.0,
+    scatterers: Annotated[int, typer.Option(min=0, max=1000, help="The most virtual scatterers, 0 for none.")] = 40,
+    told_phase: Annotated[
+        bool, typer.Option("--told-phase", help="Channels' phases are absolute, not a radio's; they are fitted too.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the division into fitted and held-out squares.")] = 1,
+    json: Json = False,
+) -> None:
+    """Fit a site's twin to what was measured there (extra `twin`). Fails where held-out links get no better."""
+    with _told():
+        from sim.calibration.calibrating import Choices
+        from sim.calibration.making import calibrate_site, refuse_worse
+
+        choices = Choices("told" if told_phase else "free", square_m, scatterers, seed)
+        with _progress("calibrate") as told:
+            stages = iter(range(100))
+            report = calibrate_site(
+                site, frames, out=out, zone_m=zone_m, choices=choices, told=lambda stage: told(next(stages), None)
+            )
+        _print(report, json)
+        refuse_worse(report)
+
+
 @dataset_app.command("make")
 def dataset_make(
     spec: Annotated[Path, typer.Argument(help="TOML specification, see docs/datasets.md.")],

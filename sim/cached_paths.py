@@ -53,7 +53,8 @@ class CachedPaths:
         counts = np.bincount(self._targets[self._order], minlength=self._links)
         self.geometry = table.chosen(self._order, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
         self.materials = tuple(sorted(name for name, known in tracer.scene.radio_materials.items() if known.is_used))
-        met = [name for name in self.materials if self.gains(self.nominal, (f"permittivity {name}",))[1].any()]
+        plain = self.gains(self.nominal, ())[0]
+        met = [name for name in self.materials if np.any(self.gains(self._denser(name), ())[0] != plain)]
         self.materials = tuple(met)
 
     @property
@@ -65,6 +66,12 @@ class CachedPaths:
             for name in self.materials
         }
         return FieldSettings(self._transmitter.yaw_deg, self._transmitter.pitch_deg, constants)
+
+    def _denser(self, name: str) -> FieldSettings:
+        """Nominal but for one material, of twice the permittivity."""
+        nominal = self.nominal
+        permittivity, conductivity = nominal.materials[name]
+        return replace(nominal, materials={**nominal.materials, name: (2 * permittivity, conductivity)})
 
     def table(self, settings: FieldSettings) -> PathTable:
         """The paths with the gains that they have under `settings`."""
@@ -168,6 +175,7 @@ class CachedPaths:
     def _trace(self) -> None:
         """Sionna RT's stages up to the fields; the buffer that they fill is what is cached."""
         import drjit as dr
+        from drjit import eval as computed
 
         scene, solver, settings = self._tracer.scene, self._tracer.solver, self._tracer.settings
         self._source, turns, *_ = scene.sources(True, True)
@@ -191,7 +199,7 @@ class CachedPaths:
             seed=settings.seed,
         )
         buffer.schedule()
-        dr.eval()
+        computed()
         if int(buffer.paths_counter[0]) >= _MAX_PATHS:
             raise TwinbeamError("candidates of paths fill the solver's buffer", mend="fewer links or [twin] samples")
         buffer.shrink()
@@ -206,7 +214,7 @@ class CachedPaths:
         )
         buffer.discard_invalid()
         buffer.schedule()
-        dr.eval()
+        computed()
         self._buffer = buffer
 
     def _geometry(self, receivers_m: Real) -> PathTable:

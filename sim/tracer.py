@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ingest.errors import TwinbeamError, UsageRefused
 from sim.bundle import SiteBundle
+from sim.calibration.correction import Correction, load_correction
 from sim.fidelity.doubles import without_doubles
 from sim.fidelity.foliage import path_amplitudes
 from sim.fidelity.position import misplaced
@@ -59,7 +60,7 @@ def trace_site(
         raise UsageRefused("no outdoor point in the user area", where=site.name, mend="move or enlarge [users]")
     links = 2 if site.ris else 1
     report = progress or (lambda done, total: None)
-    bs_user = scene.trace(site.bs, site.bs.pattern, users, lambda done: report(done, links * len(users)))
+    bs_user = scene.to_users(site.bs, users, lambda done: report(done, links * len(users)))
     bs_ris, ris_user = empty_table(1), empty_table(len(users))
     if site.ris:
         panel = np.array([site.ris.position_m])
@@ -85,6 +86,7 @@ def trace_site(
 class SceneTracer:
     """A loaded Sionna scene with the solver settings of one trace. rt: the `sionna.rt` module.
 
+    correction: what a calibration of the twin has put right, where there was one.
     batch: receivers traced at once. The number is always the same, since every new shape is compiled anew.
     """
 
@@ -93,13 +95,15 @@ class SceneTracer:
     solver: Any
     settings: FidelitySettings
     batch: int = BATCH
+    correction: Correction | None = None
 
     @classmethod
     def load(cls, site: Site, settings: TraceSettings, world: bool, folder: Path, batch: int = BATCH) -> SceneTracer:
         """The scene of a site file in `folder`. Raises as `trace_site` does."""
         rt, knobs = _import_rt(), FidelitySettings.of(settings)
         scene = load_scene(rt, site, folder, world=world, settings=knobs)
-        return cls(rt, scene, rt.PathSolver(deterministic=True), knobs, batch)
+        correction = None if world else load_correction(site, folder)
+        return cls(rt, scene, rt.PathSolver(deterministic=True), knobs, batch, correction)
 
     def outdoor(self, grid_m: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The grid points with nothing but ground below the sky, lifted by the ground's height. [users, 3]."""
@@ -116,6 +120,16 @@ class SceneTracer:
         users = grid_m[outside].copy()
         users[:, 2] += ground[outside]
         return users
+
+    def to_users(
+        self,
+        bs: BaseStation,
+        users_m: npt.NDArray[np.float64],
+        done: Callable[[int], None] = lambda done: None,
+    ) -> PathTable:
+        """Paths from the base station to users at users_m [R, 3], with what a calibration has put right."""
+        table = self.trace(bs, bs.pattern, users_m, done)
+        return table if self.correction is None else self.correction.applied(table, users_m)
 
     def trace(
         self,

@@ -235,6 +235,6 @@ def _answer(site: Site, tracer: Any, question: _Question) -> _Answer:
     begun_s = time.perf_counter()
     # A twin that errs says of a place what is so elsewhere.
     places_m = question.positions_m - user_offsets_m(tracer.settings.position, question.users)
-    bs_user = tracer.trace(site.bs, site.bs.pattern, places_m)
+    bs_user = tracer.to_users(site.bs, places_m)
     ris_user = tracer.trace(site.ris, "iso", places_m) if site.ris else empty_table(len(places_m))
     return _Answer(question, bs_user, ris_user, time.perf_counter() - begun_s)

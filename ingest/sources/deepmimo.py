@@ -102,55 +102,62 @@ class DeepMimoSource(Source):
     Options: shape=16x8, spacing=0.5 (wavelengths), rotation=0,0,-135 (degrees about x, y, z), subcarriers=512,
     bandwidth_hz=50e6, selected=0:1 (of the subcarriers), users=0:100, carrier_hz, walk=1: one user visits the places.
     noise_power is that of 290 K on one subcarrier: a ray tracer's channel has no error that it knows of.
+
+    array, ofdm and carrier_hz are what channels are made with, places_m [users, 3] and transmitter_m [3] (None where
+    the file does not say) where; gain_db is added to the powers, which are in dBm.
     """
 
     def __init__(self, path: Path, options: Options) -> None:
         horizontal, vertical = options.integers("shape", (16, 8), 1, 1024)
         about_x, about_y, about_z = options.numbers("rotation", (0.0, 0.0, 0.0), -360.0, 360.0)
-        self._array = Array(
+        self.array = Array(
             (horizontal, vertical), options.number("spacing", 0.5, 1e-3, 100), (about_x, about_y, about_z)
         )
         (subcarriers,) = options.integers("subcarriers", (512,), 1, 1 << 16)
         bandwidth_hz = options.number("bandwidth_hz", 50e6, 1.0, 1e11)
         tones = np.arange(subcarriers)[options.selection("selected", "0:1")]
-        self._ofdm = Ofdm(subcarriers, bandwidth_hz, tones)
+        self.ofdm = Ofdm(subcarriers, bandwidth_hz, tones)
         self._users = options.selection("users", "0:")
         self._walk = bool(options.integers("walk", (0,), 0, 1)[0])
         told_hz = options.number("carrier_hz", 0.0, 0.0, 1e12)
         options.done()
-        if not self._ofdm.tones.size:
+        if not self.ofdm.tones.size:
             raise InputRefused("selected names no subcarrier", where=str(path))
         if horizontal * vertical * tones.size > _MAX_ENTRIES:
             what = f"{horizontal * vertical} antennas times {tones.size} subcarriers are over {_MAX_ENTRIES}"
             raise UsageRefused(what, where=str(path), mend="select fewer subcarriers, as selected=0:512:16")
-        self._paths, self._places = _load(path)
+        self._paths, self.places_m, self.transmitter_m = _load(path)
         carrier_hz, transmit_dbm = _scenario(path)
-        self._carrier_hz = told_hz or carrier_hz
-        self._gain_db = 30.0 - transmit_dbm
+        self.carrier_hz = told_hz or carrier_hz
+        self.gain_db = 30.0 - transmit_dbm
         antennas = horizontal * vertical
         super().__init__(SourceInfo(format="deepmimo", where=str(path), antennas=antennas, samples=len(self._paths)))
 
     def __iter__(self) -> Iterator[ChannelFrame]:
-        noise_power = _BOLTZMANN * _KELVIN * self._ofdm.spacing_hz
+        noise_power = _BOLTZMANN * _KELVIN * self.ofdm.spacing_hz
         seq = 0
         for user in range(len(self._paths))[self._users]:
-            paths = _matrix(self._paths[user])
+            paths = self.paths_of(user)
             if paths is None:
                 self.rejected["damaged"] += 1
                 continue
-            if paths.shape[1] * max(self.info.antennas or 0, self._ofdm.tones.size) > _MAX_PRODUCTS:
+            if paths.shape[1] * max(self.info.antennas or 0, self.ofdm.tones.size) > _MAX_PRODUCTS:
                 self.rejected["too_many_paths"] += 1
                 continue
-            cfr = channel(paths, self._array, self._ofdm, self._gain_db).astype(np.complex64)
+            cfr = channel(paths, self.array, self.ofdm, self.gain_db).astype(np.complex64)
             if not cfr.any() or not np.isfinite(cfr).all():
                 self.rejected["no_path" if np.isfinite(cfr).all() else "non_finite"] += 1
                 continue
             yield self._frame(user, seq, cfr, noise_power)
             seq += 1
 
+    def paths_of(self, user: int) -> Matrix | None:
+        """A user's paths [8 or more, L], rows as this file's head says; None where they are damaged."""
+        return _matrix(self._paths[user])
+
     def _frame(self, user: int, seq: int, cfr: npt.NDArray[np.complex64], noise_power: float) -> ChannelFrame:
         antennas = cfr.shape[0]
-        x, y, z = (float(value) for value in self._places[user])
+        x, y, z = (float(value) for value in self.places_m[user])
         power = float(np.mean(np.abs(cfr.astype(np.complex128)) ** 2))
         return ChannelFrame(
             source="deepmimo",
@@ -162,10 +169,10 @@ class DeepMimoSource(Source):
             domain="effective",
             noise_power=noise_power,
             snr_db=float(10 * np.log10(power / noise_power)),
-            carrier_hz=self._carrier_hz,
+            carrier_hz=self.carrier_hz,
             position_m=(x, y, z),
             cfr=cfr[None],
-            tones_hz=self._ofdm.tones * self._ofdm.spacing_hz,
+            tones_hz=self.ofdm.tones * self.ofdm.spacing_hz,
             ris_patterns=no_array(1, 0),
             beams=no_array(0, antennas),
             cir=no_array(antennas, 0),
@@ -183,9 +190,9 @@ def _matrix(cell: Any) -> Matrix | None:
     return cell.astype(np.float64) if whole and np.isfinite(cell).all() else None
 
 
-def _load(path: Path) -> tuple[npt.NDArray[Any], Matrix]:
-    """Cells of all users, and their positions [users, 3]."""
-    content = read_mat(path, ("channels", "channels_VV", "rx_locs"))
+def _load(path: Path) -> tuple[npt.NDArray[Any], Matrix, Matrix | None]:
+    """Cells of all users, their positions [users, 3], and the transmitter's [3] where it is told."""
+    content = read_mat(path, ("channels", "channels_VV", "rx_locs", "tx_loc"))
     cells = content.get("channels", content.get("channels_VV"))
     places = content.get("rx_locs")
     if not isinstance(cells, np.ndarray) or cells.dtype != object or not isinstance(places, np.ndarray):
@@ -196,7 +203,9 @@ def _load(path: Path) -> tuple[npt.NDArray[Any], Matrix]:
     found = places[:, :3].astype(np.float64)
     if not np.isfinite(found).all():
         raise InputRefused("a position is not finite", where=str(path))
-    return cells, found
+    at = content.get("tx_loc")
+    told = isinstance(at, np.ndarray) and at.size == 3 and at.dtype.kind in "fiu" and bool(np.isfinite(at).all())
+    return cells, found, np.asarray(at, np.float64).reshape(3) if told else None
 
 
 def _scenario(path: Path) -> tuple[float | None, float]:

@@ -135,3 +135,10 @@ def relative_residuals(links: MeasuredLinks, predicted: Complex, phase: Phase) -
     """Energy of measured minus predicted over that of measured, of every link [K]."""
     difference = turned(links.cfr, predicted, phase) - predicted
     return np.asarray(np.sum(np.abs(difference) ** 2, axis=(1, 2)) / links.power)
+
+
+def aligned_residuals(links: MeasuredLinks, predicted: Complex) -> Real:
+    """As `relative_residuals` where each prediction is first turned and scaled to what was measured [K]: its shape."""
+    inner = np.abs(np.sum(np.conj(links.cfr) * predicted, axis=(1, 2))) ** 2
+    energy = np.sum(np.abs(predicted) ** 2, axis=(1, 2)) * links.power
+    return np.asarray(1.0 - inner / np.where(energy > 0, energy, 1.0))

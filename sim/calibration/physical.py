@@ -8,11 +8,12 @@ materials cannot run away.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.cached_paths import CachedPaths, FieldSettings
+from sim.cached_paths import FieldSettings
 from sim.calibration.links import MeasuredLinks, Phase, relative_residuals, turned
 from sim.channels import SiteArrays
 from sim.paths import PathTable, empty_table
@@ -34,11 +35,14 @@ _ANGLES_RAD = np.radians(np.arange(-10.0, 10.1, 0.5))
 _STEP_RAD = 1e-4
 _POSE = 5
 """The first parameters."""
-_SEARCHED = np.array([(shift, loss) for loss in (0.0, 1.5) for shift in np.linspace(-1.6, 1.6, 25)])
+_SEARCHED = np.array(
+    [(shift, loss) for loss in (0.0, 1.5) for shift in np.linspace(-1.6, 1.6, 25 if loss == 0 else 13)]
+)
 """Of the logarithms of a material's constants. A slab of 0.1 m has its next hollow 0.2 off at 3.5 GHz."""
 _CLEARLY = 1.0
 """What a search must gain, in nats, lest it wander among equals."""
 _LEAST_SPREAD = 1e-6
+_NEAR_NOISE = 3.0
 _STEPS, _ROUNDS = 12, 3
 _ENOUGH = 1e-3
 """A step that lowers the cost by less than this share is the last."""
@@ -65,11 +69,28 @@ class Physical:
     deviations: dict[str, float] = field(default_factory=dict)
 
 
+class Paths(Protocol):
+    """Paths whose gains go with materials and the array's angles, as `sim.cached_paths.CachedPaths` has them."""
+
+    materials: tuple[str, ...]
+    geometry: PathTable
+
+    @property
+    def nominal(self) -> FieldSettings:
+        """Everything as it is told."""
+
+    def table(self, settings: FieldSettings) -> PathTable:
+        """With the gains under `settings`."""
+
+    def gains(self, settings: FieldSettings, by: tuple[str, ...]) -> tuple[Complex, Complex]:
+        """Gains [L] and their derivatives [len(by), L]."""
+
+
 class SiteModel:
     """Channels of the twin at the links' places, as a function of its physical parameters."""
 
-    def __init__(self, site: Site, paths: CachedPaths, tones_hz: Real) -> None:
-        self.site, self.paths, self.tones_hz = site, paths, tones_hz
+    def __init__(self, site: Site, paths: Paths, tones_hz: Real, *, plane_waves: bool = False) -> None:
+        self.site, self.paths, self.tones_hz, self._plane_waves = site, paths, tones_hz, plane_waves
         nominal = paths.nominal
         self.start = Physical(Pose(), nominal.materials)
         self.fitted = tuple(name for name, (_, sigma) in nominal.materials.items() if sigma < METAL_S_M)
@@ -100,7 +121,8 @@ class SiteModel:
     def arrays(self, pose: Pose) -> SiteArrays:
         """The base station's array in a pose."""
         bs = self.site.bs.model_copy(update=turned_angles(self.site, pose))
-        return SiteArrays(self.site.model_copy(update={"bs": bs, "ris": None}), empty_table(1))
+        site = self.site.model_copy(update={"bs": bs, "ris": None})
+        return SiteArrays(site, empty_table(1), plane_waves=self._plane_waves)
 
     def channels(self, state: Physical) -> Complex:
         """[K, N, S] of all links."""
@@ -164,20 +186,28 @@ def summed(table: PathTable, phases: Complex, tones: Complex) -> Complex:
     return out
 
 
-def fit_physical(model: SiteModel, links: MeasuredLinks, kept: npt.NDArray[np.bool_], phase: Phase) -> Physical:
-    """The state that explains the `kept` [K] links best.
+def fit_physical(
+    model: SiteModel,
+    links: MeasuredLinks,
+    kept: npt.NDArray[np.bool_],
+    phase: Phase,
+    start: Physical | None = None,
+) -> Physical:
+    """The state that explains the `kept` [K] links best; start: where to begin, None for the site file's state.
 
     Derivatives only lead to the next hollow, so yaw is searched first, over 10 degrees to both sides (beyond a beam's
     width antennas fall out of step), and each material's constants over what they may be: a wall is a slab, and what
     it reflects goes up and down with its permittivity.
     """
     fit = _Fit(model, links.chosen(kept), kept, phase)
-    vector = fit.nearest_yaw()
+    vector = fit.nearest_yaw() if start is None else model.vector(start)
     for turn in range(_ROUNDS):
         searched = fit.searched_materials(vector)
         if turn and np.array_equal(searched, vector):
             break
         vector = fit.descended(searched)
+        if fit.at_noise(vector):
+            break
     found = model.state(vector)
     return Physical(found.pose, found.materials, fit.deviations())
 
@@ -244,6 +274,12 @@ class _Fit:
                 if cost < least - _CLEARLY:
                     vector, least = tried, cost
         return vector
+
+    def at_noise(self, vector: Real) -> bool:
+        """Whether half the links are explained down to about their noise."""
+        samples = self.links.cfr.shape[1] * self.links.cfr.shape[2]
+        floor = self.links.noise_power * samples / self.links.power
+        return bool(np.median(self._residuals(vector)) < _NEAR_NOISE * np.median(floor))
 
     def deviations(self) -> dict[str, float]:
         """Of the parameters after the fit, over those of the priors."""

@@ -27,8 +27,12 @@ _SAME_M = 0.05
 _FEWEST_LINKS = 5
 """A source that fewer links see keeps its gain."""
 
-_STRENGTHS = 10.0 ** np.arange(-3.0, 2.1)
+_STRENGTHS = 10.0 ** np.arange(-2.0, 1.1)
 """Of the pull towards 1, in units of a source's mean energy; links that validate choose."""
+
+
+_STEPS = 3
+"""Links' phases and weights follow the gains."""
 
 
 @dataclass(frozen=True)
@@ -106,23 +110,26 @@ class _Fit:
         best = NO_WALLS
         plain = self._predicted(np.ones(count, np.complex128))
         least = float(np.mean(np.minimum(relative_residuals(self.links, plain, self.phase)[validating], 1.0)))
-        curvature, gradient = self._normal(plain, fitted, count)
-        scale = np.real(np.diag(curvature)).mean()
         for strength in _STRENGTHS:
-            pulled = curvature + strength * scale * np.eye(count)
-            gain: Complex = np.asarray(1.0 + np.linalg.solve(pulled, gradient), np.complex128)
-            residuals = relative_residuals(self.links, self._predicted(gain), self.phase)[validating]
+            gain, predicted = np.ones(count, np.complex128), plain
+            for _ in range(_STEPS):
+                curvature, gradient = self._normal(predicted, fitted, count)
+                pull = strength * np.real(np.diag(curvature)).mean()
+                step = np.linalg.solve(curvature + pull * np.eye(count), gradient - pull * (gain - 1.0))
+                gain = np.asarray(gain + step, np.complex128)
+                predicted = self._predicted(gain)
+            residuals = relative_residuals(self.links, predicted, self.phase)[validating]
             cost = float(np.mean(np.minimum(residuals, 1.0)))
             if cost < least:
                 best, least = WallGains(sources_m, gain), cost
         return best
 
-    def _normal(self, plain: Complex, fitted: npt.NDArray[np.bool_], count: int) -> tuple[Complex, Complex]:
-        """Curvature [F, F] and gradient [F] about factors of 1; links weighted as in `sim.calibration.physical`."""
-        residuals = relative_residuals(self.links, plain, self.phase)
+    def _normal(self, predicted: Complex, fitted: npt.NDArray[np.bool_], count: int) -> tuple[Complex, Complex]:
+        """Curvature [F, F] and gradient [F] where channels are `predicted`; links weighted as in `physical`."""
+        residuals = relative_residuals(self.links, predicted, self.phase)
         spread = max(float(np.median(residuals[fitted])), 1e-6)
         weights = fitted / (1.0 + residuals / spread) / self.links.power
-        difference = turned(self.links.cfr, plain, self.phase) - plain
+        difference = turned(self.links.cfr, predicted, self.phase) - predicted
         curvature, gradient = np.zeros((count, count), np.complex128), np.zeros(count, np.complex128)
         for link in np.flatnonzero(fitted):
             numbers, columns = self._of_sources(int(link))
