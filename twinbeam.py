@@ -338,7 +338,7 @@ def twin_calibrate(
             report = calibrate_site(
                 site, frames, out=out, zone_m=zone_m, choices=choices, told=lambda stage: told(next(stages), None)
             )
-        _print(report, json)
+        _print(report if json else {key: value for key, value in report.items() if key != "links"}, json)
         refuse_worse(report)
 
 
@@ -406,6 +406,22 @@ def bench_twin(
 
         with _progress("twin") as told:
             result = run_bench(site_name=site, quick=quick, seed=seed, progress=told)
+        _print(result, json)
+
+
+@bench_app.command("calibration")
+def bench_calibration(
+    quick: Annotated[bool, typer.Option("--quick", help="Without the scatterers that no model knows of.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of scatterers, noise and the links' division.")] = 1,
+    json: Json = False,
+) -> None:
+    """What calibration gives back of a twin that is wrong on purpose, where nothing was measured (extra `twin`)."""
+    with _told():
+        from experiments.bench_calibration import run_bench
+
+        with _progress("calibration") as told:
+            stages = iter(range(100))
+            result = run_bench(quick=quick, seed=seed, told=lambda stage: told(next(stages), None))
         _print(result, json)
 
 

@@ -21,8 +21,8 @@ from sim.cached_paths import CachedPaths
 from sim.calibration.calibrating import STAGES, Calibration, Choices, calibrate
 from sim.calibration.fitted_site import fitted_site
 from sim.calibration.links import MeasuredLinks, relative_residuals, turned
-from sim.calibration.physical import SiteModel, summed
 from sim.calibration.scatterers import Scatterer, point_table
+from sim.calibration.site_model import SiteModel, summed
 from sim.site import Site
 from sim.trace_settings import Material
 from sim.tracer import SceneTracer

@@ -18,9 +18,10 @@ from sim.calibration.links import (
     relative_residuals,
     turned,
 )
-from sim.calibration.physical import Physical, SiteModel, fit_physical, summed
+from sim.calibration.physical import fit_physical
 from sim.calibration.scatterer_search import Residuals, find_scatterers
 from sim.calibration.scatterers import NOTHING, Scatterers
+from sim.calibration.site_model import Physical, SiteModel, summed
 from sim.calibration.walls import NO_WALLS, WallGains, fit_walls
 from sim.paths import PathTable
 

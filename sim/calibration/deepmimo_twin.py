@@ -19,7 +19,7 @@ from ingest.errors import InputRefused
 from ingest.messages import ChannelFrame
 from ingest.sources.deepmimo import DeepMimoSource
 from sim.cached_paths import FieldSettings
-from sim.calibration.physical import Physical, SiteModel
+from sim.calibration.site_model import Physical, SiteModel
 from sim.paths import SPECULAR, PathTable
 from sim.site import SPEED_OF_LIGHT_M_S, Site
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.calibration.physical import Physical, turned_angles
+from sim.calibration.site_model import Physical, turned_angles
 from sim.site import Site
 from sim.trace_settings import Material
 

@@ -30,12 +30,16 @@ _TONE_TOLERANCE_HZ = 1.0
 
 @dataclass(frozen=True)
 class MeasuredLinks:
-    """K links. positions_m [K, 3], cfr [K, N, S] from N antennas on tones_hz [S], noise_power [K] per entry."""
+    """K links. positions_m [K, 3], cfr [K, N, S] from N antennas on tones_hz [S], noise_power [K] per entry.
+
+    names [K]: user and block of each, where it has them.
+    """
 
     positions_m: Real
     cfr: Complex
     tones_hz: Real
     noise_power: Real
+    names: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -48,7 +52,8 @@ class MeasuredLinks:
 
     def chosen(self, kept: Mask | npt.NDArray[np.int64]) -> MeasuredLinks:
         """Some of the links."""
-        return MeasuredLinks(self.positions_m[kept], self.cfr[kept], self.tones_hz, self.noise_power[kept])
+        names = tuple(np.array(self.names)[kept]) if self.names else ()
+        return MeasuredLinks(self.positions_m[kept], self.cfr[kept], self.tones_hz, self.noise_power[kept], names)
 
 
 def links_of(frames: Iterable[ChannelFrame], antennas: int, carrier_hz: float, where: str) -> MeasuredLinks:
@@ -57,7 +62,7 @@ def links_of(frames: Iterable[ChannelFrame], antennas: int, carrier_hz: float, w
     Taken are frames with a position, of the antennas themselves, without a RIS in them: cascades' direct row, or
     effective channels that were seen without a RIS. Others are passed over; when too few are left it is told why.
     """
-    places, channels, noise, tones = [], [], [], None
+    places, channels, noise, names, tones = [], [], [], [], None
     passed_over = {"without a position": 0, "seen over a RIS": 0, "of beams": 0, "on other tones": 0}
     for frame in frames:
         if frame.position_m is None:
@@ -75,13 +80,14 @@ def links_of(frames: Iterable[ChannelFrame], antennas: int, carrier_hz: float, w
             places.append(frame.position_m)
             channels.append(np.asarray(frame.cfr[0], np.complex128))
             noise.append(frame.noise_power)
+            names.append(f"{frame.user}:{frame.block}")
     if len(places) < _FEWEST:
         why = ", ".join(f"{count} {what}" for what, count in passed_over.items() if count) or "nothing else"
         raise InputRefused(f"{len(places)} links to calibrate by, and {why}", where=where, mend=f"at least {_FEWEST}")
     cfr = np.array(channels)
     if not np.isfinite(cfr).all() or not cfr.any(axis=(1, 2)).all():
         raise InputRefused("a channel that is zero or not finite", where=where, mend="leave it out")
-    return MeasuredLinks(np.array(places, np.float64), cfr, np.array(tones, np.float64), np.array(noise, np.float64))
+    return MeasuredLinks(np.array(places), cfr, np.array(tones, np.float64), np.array(noise), tuple(names))
 
 
 def _check(frame: ChannelFrame, antennas: int, carrier_hz: float, where: str) -> None:

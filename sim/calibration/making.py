@@ -19,8 +19,8 @@ from sim.calibration.correction import save_correction
 from sim.calibration.deepmimo_twin import in_our_order, moved, scenario_model, scenario_site
 from sim.calibration.fitted_site import fitted_site
 from sim.calibration.links import MeasuredLinks, links_of
-from sim.calibration.physical import Physical, SiteModel
-from sim.calibration.report import draw, in_numbers, per_link
+from sim.calibration.report import draw, in_numbers
+from sim.calibration.site_model import Physical, SiteModel
 from sim.site import Site, load_site, site_path
 
 Told = Callable[[str], None]
@@ -54,11 +54,10 @@ def calibrate_site(
     report = {**in_numbers(site, links, found, zone_m), "out": str(target)}
     if found.accepted and site_file is not None:
         told("twin")
-        _write_site(fitted_site(site, found.physical), found, site_file, target)
+        write_site(fitted_site(site, found.physical), found, site_file, target)
     report["plots"] = draw(links, found, target)
     report["seconds"] = round(perf_counter() - begun, 1)
-    whole = {**report, "per_link": per_link(links, found)}
-    (target / "calibration.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    (target / "calibration.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 
@@ -116,7 +115,7 @@ def _make(target: Path) -> None:
         raise UsageRefused(f"no such folder: {error.strerror}", where=str(target), mend="another by --out") from None
 
 
-def _write_site(site: Site, found: Calibration, site_file: Path, target: Path) -> None:
+def write_site(site: Site, found: Calibration, site_file: Path, target: Path) -> None:
     """The calibrated site, what is put right beside it, and its twin traced anew."""
     import tomli_w
 

@@ -31,7 +31,7 @@ def in_numbers(site: Site, links: MeasuredLinks, found: Calibration, zone_m: flo
     return {
         "site": site.name,
         "accepted": found.accepted,
-        "links": {name: int(part.sum()) for name, part in parts.items()},
+        "counts": {name: int(part.sum()) for name, part in parts.items()},
         "residual_db": {
             stage: {name: _summary(residuals, links.power, part) for name, part in parts.items()}
             for stage, residuals in found.residuals.items()
@@ -40,19 +40,20 @@ def in_numbers(site: Site, links: MeasuredLinks, found: Calibration, zone_m: flo
             stage: {name: _summary(shapes, links.power, part) for name, part in parts.items()}
             for stage, shapes in found.shapes.items()
         },
-        "pose": {
+        "parameters": {
             "yaw_deg": round(float(np.degrees(physical.pose.yaw_rad)), 3),
             "pitch_deg": round(float(np.degrees(physical.pose.pitch_rad)), 3),
             "place_m": [round(value, 4) for value in physical.pose.place_m],
-        },
-        "materials": {
-            name: {"relative_permittivity": round(a, 3), "conductivity_s_m": round(b, 5)}
-            for name, (a, b) in physical.materials.items()
+            "materials": {
+                name: {"relative_permittivity": round(a, 3), "conductivity_s_m": round(b, 5)}
+                for name, (a, b) in physical.materials.items()
+            },
         },
         "not_told_by_links": [name for name, ratio in physical.deviations.items() if ratio > _TOLD],
         "walls": len(found.correction.walls.gain),
         "scatterers": len(found.correction.scatterers.points),
         "zones": zones(links, found, zone_m),
+        "links": per_link(links, found),
     }
 
 
@@ -85,15 +86,19 @@ def zones(links: MeasuredLinks, found: Calibration, zone_m: float) -> list[dict[
     return told
 
 
-def per_link(links: MeasuredLinks, found: Calibration) -> dict[str, list[Any]]:
-    """Every link's place, part, and residual before and after [dB]."""
-    part = np.where(found.division.fitted, "fitted", np.where(found.division.validating, "validating", "held_out"))
-    return {
-        "position_m": links.positions_m.round(4).tolist(),
-        "part": part.tolist(),
-        "before_db": _decibels(found.residuals[STAGES[0]]).round(2).tolist(),
-        "after_db": _decibels(found.after).round(2).tolist(),
-    }
+def per_link(links: MeasuredLinks, found: Calibration) -> list[dict[str, Any]]:
+    """Every link's name and place, its residual before and after [dB], and whether only the verdict saw it."""
+    before, after = _decibels(found.residuals[STAGES[0]]).round(2), _decibels(found.after).round(2)
+    return [
+        {
+            "name": links.names[link] if links.names else str(link),
+            "position_m": links.positions_m[link].round(4).tolist(),
+            "before_db": float(before[link]),
+            "after_db": float(after[link]),
+            "held_out": bool(found.division.held_out[link]),
+        }
+        for link in range(links.count)
+    ]
 
 
 def draw(links: MeasuredLinks, found: Calibration, folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.calibration.deepmimo_twin import FixedPaths
-from sim.calibration.physical import SiteModel
+from sim.calibration.site_model import SiteModel
 from sim.paths import SPECULAR, PathTable
 from sim.site import BaseStation, Site, UserArea
 
