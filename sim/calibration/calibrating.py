@@ -19,7 +19,8 @@ from sim.calibration.links import (
     turned,
 )
 from sim.calibration.physical import fit_physical
-from sim.calibration.scatterer_search import Residuals, find_scatterers
+from sim.calibration.scatterer_fit import Residuals
+from sim.calibration.scatterer_search import find_scatterers
 from sim.calibration.scatterers import NOTHING, Scatterers
 from sim.calibration.site_model import Physical, SiteModel, summed
 from sim.calibration.walls import NO_WALLS, WallGains, fit_walls

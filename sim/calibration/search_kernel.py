@@ -10,6 +10,8 @@ from ingest.kernel import kernel
 Complex = npt.NDArray[np.complex128]
 Real = npt.NDArray[np.float64]
 
+_NEAREST_M = 0.1
+
 
 @kernel
 def explained(
@@ -20,37 +22,39 @@ def explained(
     profiles: Complex,
     step_m: float,
     patches: npt.NDArray[np.int64],
+    weights: Real,
     wave: float,
     out: Real,
 ) -> None:
-    """Energy [P] that a scatterer at each of candidates_m [P, 3] explains, its fields in step within patches of links.
+    """Weighted energy [P] that a scatterer at each of candidates_m [P, 3] takes out of links, up to a common factor.
 
-    responses [P, N]: phases of the array's antennas towards a candidate, before_m [P] its way. profiles [K, D, N]:
-    for the links at receivers_m [K, 3], the sum over tones of the residual, turned back by each tone's offset over ways
-    of 0, step_m, ... [m]; wave [rad/m] is the carrier's. patches [K]: a number for each, links of one patch in a row.
-    A patch explains |sum of its links' products|^2 over their number, be the profiles scaled as they may.
+    Each patch of links has a gain of its own, the best for it. responses [P, N]: phases of the array's antennas towards
+    a candidate, before_m [P] its way. profiles [K, D, N]: for the links at receivers_m [K, 3], of weights [K], the sum
+    over tones of the residual, turned back by each tone's offset over ways of 0, step_m, ... [m]; wave [rad/m] is the
+    carrier's. patches [K]: a number for each, links of one patch in a row.
     """
     candidates, antennas = responses.shape
     links, bins = profiles.shape[0], profiles.shape[1]
     for p in range(candidates):
-        total, members = 0.0, 0
+        total, norm = 0.0, 0.0
         together = 0.0 + 0.0j
         for k in range(links):
             if k > 0 and patches[k] != patches[k - 1]:
-                total += (together.real**2 + together.imag**2) / members
-                together, members = 0.0 + 0.0j, 0
+                total += (together.real**2 + together.imag**2) / norm
+                together, norm = 0.0 + 0.0j, 0.0
             square = 0.0
             for axis in range(3):
                 square += (candidates_m[p, axis] - receivers_m[k, axis]) ** 2
-            way_m = before_m[p] + np.sqrt(square)
-            members += 1
+            after_m = max(np.sqrt(square), _NEAREST_M)
+            way_m = before_m[p] + after_m
+            norm += weights[k] / after_m**2
             index = int(way_m / step_m + 0.5)
             if index < bins:
                 inner = 0.0 + 0.0j
                 for n in range(antennas):
                     inner += np.conj(responses[p, n]) * profiles[k, index, n]
                 # A bin is many wavelengths wide: the carrier's phase goes with the way itself.
-                together += inner * np.exp(1j * wave * way_m)
-        if members:
-            total += (together.real**2 + together.imag**2) / members
+                together += weights[k] / after_m * inner * np.exp(1j * wave * way_m)
+        if links:
+            total += (together.real**2 + together.imag**2) / norm
         out[p] = total

@@ -18,7 +18,8 @@ from sim.calibration.deepmimo_twin import moved
 from sim.calibration.fitted_site import fitted_site
 from sim.calibration.links import MeasuredLinks, Phase, divided_by_place, links_of, relative_residuals
 from sim.calibration.report import in_numbers, zones
-from sim.calibration.scatterer_search import Residuals, find_scatterers
+from sim.calibration.scatterer_fit import Residuals
+from sim.calibration.scatterer_search import find_scatterers
 from sim.calibration.scatterers import Scatterer, Scatterers, point_table
 from sim.calibration.search_kernel import explained
 from sim.calibration.walls import WallGains
@@ -130,16 +131,20 @@ def test_explained_energy_is_the_sum_over_patches() -> None:
     profiles = rng.normal(size=(links, bins, antennas)) + 1j * rng.normal(size=(links, bins, antennas))
     patches = np.array([0, 0, 1, 2, 2])
     out = np.empty(4)
-    explained(responses, before_m, candidates_m, receivers_m, profiles, step_m, patches, wave, out)
+    weights = rng.uniform(0.5, 2.0, links)
+    explained(responses, before_m, candidates_m, receivers_m, profiles, step_m, patches, weights, wave, out)
     for p in range(4):
-        products = []
-        for k in range(links):
-            way_m = before_m[p] + np.linalg.norm(candidates_m[p] - receivers_m[k])
-            products.append(np.vdot(responses[p], profiles[k, round(way_m / step_m)]) * np.exp(1j * wave * way_m))
-        expected = sum(
-            abs(sum(products[k] for k in np.flatnonzero(patches == patch))) ** 2 / np.sum(patches == patch)
-            for patch in range(3)
-        )
+        expected = 0.0
+        for patch in range(3):
+            unit, held = [], []
+            for k in np.flatnonzero(patches == patch):
+                after_m = np.linalg.norm(candidates_m[p] - receivers_m[k])
+                way_m = before_m[p] + after_m
+                unit.append(np.sqrt(weights[k]) / after_m * responses[p] * np.exp(-1j * wave * way_m))
+                held.append(np.sqrt(weights[k]) * profiles[k, round(way_m / step_m)])
+            # What the best gain of the patch takes out, but for the common number of antennas and tones.
+            model, data = np.concatenate(unit), np.concatenate(held)
+            expected += antennas * abs(np.vdot(model, data)) ** 2 / np.vdot(model, model).real
         assert out[p] == pytest.approx(expected, rel=1e-9)
 
 
