@@ -48,7 +48,7 @@ def promise(
     tracks: of the users in the order of the problem's rows. margins: of the intervals of SINR, of users that were
     heard before. Raises `NotEmitted`.
     """
-    wrong = infeasibility(precoder.astype(np.complex64), theta, problem.power)
+    wrong = infeasibility(precoder.astype(np.complex64), theta, problem.power, knowledge.prior.ris_states)
     if wrong is not None:
         raise NotEmitted(wrong)
     expected, promised = sinr(problem.means, precoder, problem.noise_power), outages(problem, precoder)

@@ -22,7 +22,7 @@ import numpy as np
 
 from controller.audit import OutageAudit
 from controller.beamforming import PRECODERS, DesignProblem
-from controller.beamforming.ris import conjugate_phases
+from controller.beamforming.ris import conjugate_phases, nearest_states
 from controller.belief import ChannelBelief
 from controller.codec import CsiDecoder
 from controller.config import Config
@@ -201,7 +201,12 @@ class Pipeline:
         if not (state.theta.size and due and design.ris == "align"):
             return state
         cascades = np.stack([belief.mean for belief in beliefs.values()])
-        theta = conjugate_phases(cascades, state.theta, min(design.ris_sweeps, budget.iterations))
+        assert state.knowledge is not None
+        states, sweeps = state.knowledge.prior.ris_states, min(design.ris_sweeps, budget.iterations)
+        if len(states):
+            theta = nearest_states(cascades, state.theta, sweeps, states)
+        else:
+            theta = conjugate_phases(cascades, state.theta, sweeps)
         return replace(state, theta=theta, theta_seq=state.seq)
 
     def _design(
@@ -245,7 +250,8 @@ def _knowing(state: State, prior: Prior | None) -> State:
     """`state` with a prior and its RIS elements in phase."""
     if prior is None:
         return state
-    return replace(state, knowledge=Knowledge(prior), theta=np.ones(prior.rows - 1, np.complex128))
+    first = prior.ris_states[0] if len(prior.ris_states) else 1.0
+    return replace(state, knowledge=Knowledge(prior), theta=np.full(prior.rows - 1, first, np.complex128))
 
 
 def _traced(state: State, frame: TwinFrame) -> State:

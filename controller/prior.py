@@ -19,6 +19,8 @@ class Prior(Protocol):
 
     rows: int
     antennas: int
+    ris_states: Complex
+    """States [Q] of a RIS element; none where it takes any phase."""
 
     def mean(self, user: str, position_m: Vector | None) -> Complex:
         """The expected channel [rows, antennas] of a user at a position."""
@@ -35,6 +37,7 @@ class ZeroPrior:
     def __init__(self, rows: int, antennas: int, entry_power: float) -> None:
         self.rows = rows
         self.antennas = antennas
+        self.ris_states: Complex = np.zeros(0, np.complex128)
         self._entry_power = entry_power
 
     def mean(self, user: str, position_m: Vector | None) -> Complex:
@@ -57,6 +60,8 @@ class TwinPrior:
         self.channels = channels
         self.rows = channels.elements + 1
         self.antennas = channels.antennas
+        ris = channels.bundle.site.ris
+        self.ris_states: Complex = np.zeros(0, np.complex128) if ris is None else ris.coefficients
         self._relative_error = relative_error
         self._spacing_m = channels.bundle.site.users.spacing_m
         self._typical = self._typical_power()

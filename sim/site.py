@@ -14,7 +14,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ingest.errors import UsageRefused
 from ingest.settings_file import read_toml, validated
@@ -83,6 +89,13 @@ class BaseStation(Panel):
         return np.asarray(np.arccos(cosine) <= np.radians(self.field_of_view_deg / 2))
 
 
+class ElementState(Table):
+    """What an element in one of its states makes of a wave, as it was measured: gain_db at most 0, and phase_deg."""
+
+    gain_db: Annotated[float, Field(le=0, ge=-60)] = 0.0
+    phase_deg: Degrees
+
+
 class Ris(Panel):
     """A reconfigurable intelligent surface.
 
@@ -90,9 +103,36 @@ class Ris(Panel):
     of the aperture (s wavelengths)^2 that an element fills, and 2q = gamma / 2 - 1 makes the pattern radiate what it
     is fed: gamma = pi and q = 0.285 for s = 1/2 (S. W. Ellingson, "Path loss in reconfigurable intelligent
     surface-enabled channels", IEEE PIMRC 2021). `efficiency_db` is what one reflection loses beside.
+
+    states: those that an element has, as measured; none for elements that take any phase and lose nothing by it.
     """
 
     efficiency_db: Annotated[float, Field(le=0, ge=-60)] = 0.0
+    states: Annotated[tuple[ElementState, ...], Field(max_length=256)] = ()
+
+    @model_validator(mode="after")
+    def _more_than_one(self) -> Ris:
+        if len(self.states) == 1:
+            raise ValueError("an element of one state cannot be steered; leave states out, or give two")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, told: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without states where there are none: a site that was hashed before there were any is the same ever after."""
+        return {name: value for name, value in told(self).items() if name != "states" or self.states}
+
+    @property
+    def coefficients(self) -> npt.NDArray[np.complex128]:
+        """What the states make of a wave [Q]; none where an element takes any phase."""
+        gains = np.array([10 ** (state.gain_db / 20) for state in self.states])
+        turns = np.radians([state.phase_deg for state in self.states])
+        # in the precision in which they are told to a panel, so that what is designed is what is set
+        return np.asarray((gains * np.exp(1j * turns)).astype(np.complex64), np.complex128)
+
+    def realised(self, theta: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+        """What the panel does when it is told theta [M]: each element takes its nearest state."""
+        states = self.coefficients
+        return theta if not len(states) else states[np.argmin(np.abs(theta[:, None] - states), axis=1)]
 
     @property
     def peak(self) -> float:

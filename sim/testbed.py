@@ -83,9 +83,14 @@ class Testbed:
         self._noise_rng = rng.spawn(1)[0]
         self._tones_hz = np.asarray((np.arange(TONES) - TONES // 2) * (settings.bandwidth_hz / TONES), np.float64)
         self._scored_hz = np.zeros(1)
-        self._theta: Complex = np.ones(world.elements, np.complex128)
+        self._ris = world.bundle.site.ris
+        self._theta = self._realised(np.ones(world.elements, np.complex128))
         self._decision: BlockDecision | None = None
         self._on_air = OnAir.of(np.zeros((world.antennas, 0)), None)
+
+    def _realised(self, theta: Complex) -> Complex:
+        """What the RIS does when it is told theta [M]."""
+        return theta if self._ris is None else self._ris.realised(theta)
 
     def user_name(self, index: int) -> str:
         return f"ue{index}"
@@ -122,7 +127,7 @@ class Testbed:
             self._decision = decision
             self._on_air = self._chains.on_air(decision.precoder)
             if decision.theta.size:
-                self._theta = decision.theta.astype(np.complex128)
+                self._theta = self._realised(decision.theta.astype(np.complex128))
         self._advance(self.settings.lead_s)
         for index in range(self.settings.users):
             yield self._outcome(index, t_ns)

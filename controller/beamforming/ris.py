@@ -1,4 +1,7 @@
-"""RIS phases by conjugate alignment: every element turns what it reflects into phase with the rest."""
+"""RIS states by conjugate alignment: every element turns what it reflects into phase with the rest.
+
+A panel with a few measured states takes those that are nearest to aligned phases, and betters them element by element.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,12 @@ import numpy as np
 
 from controller.covariance import Complex, Real
 from ingest.kernel import kernel
+
+_TURNS = 4
+"""Common turns of aligned phases that are tried before states are taken for them."""
+
+_GAIN = 1e-12
+"""Less is no gain but rounding."""
 
 _HALVINGS = 8
 """How often a turn that lowers the objective is halved before the element is left as it is."""
@@ -74,6 +83,49 @@ def align_phases(cascades: Complex, floor: float, theta: Complex, sweeps: int) -
     return objective
 
 
+@kernel
+def choose_states(cascades: Complex, floor: float, states: Complex, theta: Complex, sweeps: int) -> float:
+    """Coordinate ascent on `align_phases`' objective over states [Q], any complex numbers; returns it.
+
+    theta [M] holds states, and is changed in place. An element with own channel c_km goes from state t to s:
+    p_k = floor + |h_k + (s - t) c_km|^2.
+    """
+    users, rows, antennas = cascades.shape
+    channels = cascades[:, 0, :].copy()
+    for k in range(users):
+        for m in range(rows - 1):
+            for n in range(antennas):
+                channels[k, n] += theta[m] * cascades[k, m + 1, n]
+    objective = 0.0
+    for k in range(users):
+        power = floor
+        for n in range(antennas):
+            power += channels[k, n].real ** 2 + channels[k, n].imag ** 2
+        objective += np.log(power)
+    for _ in range(sweeps):
+        changed = False
+        for m in range(rows - 1):
+            best, most = theta[m], objective
+            for q in range(states.shape[0]):
+                total = 0.0
+                for k in range(users):
+                    power = floor
+                    for n in range(antennas):
+                        value = channels[k, n] + (states[q] - theta[m]) * cascades[k, m + 1, n]
+                        power += value.real**2 + value.imag**2
+                    total += np.log(power)
+                if total > most + _GAIN:
+                    best, most = states[q], total
+            if most > objective:
+                for k in range(users):
+                    for n in range(antennas):
+                        channels[k, n] += (best - theta[m]) * cascades[k, m + 1, n]
+                theta[m], objective, changed = best, most, True
+        if not changed:
+            break
+    return objective
+
+
 def conjugate_phases(cascades: Complex, start: Complex, sweeps: int) -> Complex:
     """RIS states [M] that raise the users' channel powers, each in proportion to how weak it is.
 
@@ -88,3 +140,24 @@ def conjugate_phases(cascades: Complex, start: Complex, sweeps: int) -> Complex:
     floor = 1e-6 * float(np.max(np.sum(np.abs(cascades) ** 2, axis=(1, 2))))
     align_phases(np.ascontiguousarray(cascades), floor, theta, sweeps)
     return np.asarray((theta / np.abs(theta)).astype(np.complex64), np.complex128)
+
+
+def nearest_states(cascades: Complex, start: Complex, sweeps: int, states: Complex) -> Complex:
+    """As `conjugate_phases` for a panel that has states [Q] only; start [M] holds some of them, and is never worse.
+
+    All aligned phases may be turned alike without a loss where no path leads past the RIS, and never are at their best
+    where they are nearest to few states: so several turns are tried, and each is bettered state by state.
+    """
+    aligned = conjugate_phases(cascades, start / np.abs(start), sweeps)
+    if not np.any(cascades[:, 1:]):
+        return start
+    means = np.ascontiguousarray(cascades)
+    floor = 1e-6 * float(np.max(np.sum(np.abs(means) ** 2, axis=(1, 2))))
+    best = np.ascontiguousarray(start, np.complex128).copy()
+    most = choose_states(means, floor, states, best, sweeps)
+    for turn in np.exp(2j * np.pi * np.arange(_TURNS) / _TURNS):
+        tried = states[np.argmin(np.abs(np.angle(aligned[:, None] * turn / states)), axis=1)]
+        objective = choose_states(means, floor, states, tried, sweeps)
+        if objective > most:
+            best, most = tried, objective
+    return best

@@ -52,3 +52,11 @@ def test_states_are_on_the_unit_circle(modulus: float, fits: bool, rng: np.rando
 def test_silence_and_no_ris_are_feasible() -> None:
     assert infeasibility(np.zeros((4, 0), np.complex64), np.zeros(0, np.complex64), 0.0) is None
     assert infeasibility(np.full((1, 1), 1e-3), np.zeros(0), 0.0) is not None
+
+
+def test_a_panel_is_told_states_that_it_has() -> None:
+    states = np.array([0.57, -0.02 + 0.55j])
+    precoder = np.zeros((2, 1), np.complex128)
+    assert infeasibility(precoder, states[[0, 1, 1]].astype(np.complex64), 1.0, states) is None
+    assert "does not have" in str(infeasibility(precoder, np.array([0.57, 1.0]), 1.0, states))
+    assert infeasibility(precoder, np.array([1.0, 1j]), 1.0, states[:0]) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ingest import wire
 from ingest.errors import InputRefused
 from ingest.messages import BlockDecision, ChannelFrame, Message, OutcomeFrame, no_array
 from sim.channels import SiteChannels
+from sim.site import Ris
 from sim.testbed import NO_DECISION, TONES, Testbed, TestbedSettings
 from tests.random_channels import complex_normal, unit_phases
 from tests.sim.hand_made import free_space_bundle
@@ -314,3 +316,26 @@ def test_users_walk_on_by_one_period(world: SiteChannels) -> None:
     for one, other in zip(before, after, strict=True):
         assert np.linalg.norm(np.subtract(other.position_m, one.position_m)) == pytest.approx(0.04)
         assert np.linalg.norm(other.velocity_m_s) == pytest.approx(2.0)
+
+
+def test_a_panel_of_few_states_takes_the_nearest(rng: np.random.Generator) -> None:
+    """And loses what its states lose, in truth and in what is told of the pattern."""
+    bundle = free_space_bundle()
+    assert bundle.site.ris is not None
+    told = [{"gain_db": -4.8, "phase_deg": 0.0}, {"gain_db": -5.2, "phase_deg": 92.0}]
+    ris = Ris.model_validate({**bundle.site.ris.model_dump(), "states": told})
+    coarse = SiteChannels(replace(bundle, site=bundle.site.model_copy(update={"ris": ris})))
+    testbed, theta = started(coarse), np.exp(1j * np.radians([10.0, 80.0, 170.0, -60.0]))
+    outcomes(testbed, decided(("ue0",), complex_normal(rng, 6, 1), theta))
+    first, second = 10 ** (-4.8 / 20), 10 ** (-5.2 / 20) * np.exp(1j * np.radians(92.0))
+    np.testing.assert_allclose(testbed.links()[1], [first, second, second, first], rtol=1e-6)
+    pattern = frames(testbed.measure(0), "effective")[0].ris_patterns[0]
+    np.testing.assert_array_equal(pattern, testbed.links()[1].astype(np.complex64))
+
+
+def test_sites_without_states_are_hashed_as_before_there_were_any() -> None:
+    site = free_space_bundle().site
+    assert site.ris is not None
+    assert "states" not in site.model_dump_json()
+    with pytest.raises(ValueError, match="cannot be steered"):
+        Ris.model_validate({**site.ris.model_dump(), "states": [{"phase_deg": 0.0}]})
