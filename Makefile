@@ -50,12 +50,12 @@ imports:
 	$(BIN)/lint-imports
 
 unit:
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup --durations=15 $(ARGS)
 
 # Kernels run as the plain Python that they are written in, against the same tests; but for the PSSs' filters, which whole
 # searches then have done by NumPy (tests/ingest/nr/conftest.py).
 kernels-without-jit:
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n 2 -m kernel
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -n 2 --durations=15 -m kernel
 
 # Pin what an unconstrained installation resolves to today; run it to move to newer versions.
 constraints:

@@ -24,6 +24,8 @@ Real = npt.NDArray[np.float64]
 Complex = npt.NDArray[np.complex128]
 
 _MAX_PATHS = 1_000_000
+_RAYS_TO_LINKS, _FEWEST_RAYS = 30_000_000, 10_000
+"""Rays times links, each of which takes about a hundred bytes while candidates of paths are looked for."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class FieldSettings:
 class CachedPaths:
     """Paths from a base station to receivers_m [K, 3], by the settings of `tracer`, but for scattering of rough walls.
 
+    All links are traced at once, and where they are many, with fewer rays: 30 million over their number, or 10 000.
+
     `geometry` are the paths without gains; `materials` are the names of those that paths meet and whose constants
     matter, in a fixed order. Raises `TwinbeamError` where paths do not fit.
     """
@@ -45,6 +49,7 @@ class CachedPaths:
     def __init__(self, tracer: SceneTracer, transmitter: BaseStation, receivers_m: Real) -> None:
         self._tracer, self._transmitter = tracer, transmitter
         self._links = len(receivers_m)
+        self._samples = min(tracer.settings.samples, max(_RAYS_TO_LINKS // max(self._links, 1), _FEWEST_RAYS))
         with self._devices(receivers_m):
             self._trace()
         table = self._geometry(receivers_m)
@@ -144,7 +149,7 @@ class CachedPaths:
             found = solver._field_calculator(
                 wavelength=scene.wavelength,
                 paths=self._buffer,
-                samples_per_src=settings.samples,
+                samples_per_src=self._samples,
                 diffraction=settings.diffraction,
                 src_positions=self._source,
                 tgt_positions=self._target_points,
@@ -187,7 +192,7 @@ class CachedPaths:
             mi_scene=scene.mi_scene,
             src_positions=self._source,
             tgt_positions=self._target_points,
-            samples_per_src=settings.samples,
+            samples_per_src=self._samples,
             max_num_paths_per_src=_MAX_PATHS,
             max_depth=settings.max_depth,
             los=True,
